@@ -1,0 +1,1 @@
+"""The PyTorch track: the same file and function names as `edgelab.tensorflow`."""

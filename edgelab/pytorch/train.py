@@ -1,0 +1,135 @@
+"""Training in PyTorch: the course's heavy runs happen here, on a GPU where there is one."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from edgelab.data import Dataset, Split
+from edgelab.files import atomic_path
+from edgelab.profiles import Recipe, one_cycle
+
+
+def device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def to_input(images: Tensor) -> Tensor:
+    """uint8 NHWC to the networks' input: float32 NCHW in [-1, 1), channels_last in memory."""
+    return images.permute(0, 3, 1, 2).to(torch.float32) / 128 - 1
+
+
+def augmented(padded: Tensor, chosen: Tensor, size: tuple[int, int], recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """The `chosen` images of `padded` (uint8 NHWC, `crop` pixels added on each side), shifted and mirrored at random."""
+    n, (height, width) = len(chosen), size
+    shift = torch.randint(0, 2 * recipe.crop + 1, (2, n, 1), generator=generator)
+    columns = torch.arange(width).repeat(n, 1)
+    if recipe.flip:
+        mirrored = torch.rand(n, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, width - 1 - columns, columns)
+    rows = (torch.arange(height) + shift[0]).to(padded.device)
+    columns = (columns + shift[1]).to(padded.device)
+    return padded[chosen.to(padded.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+@torch.no_grad()
+def logits(model: nn.Module, images: np.ndarray, batch: int = 500) -> np.ndarray:
+    """Logits (n, classes) of `model`, in evaluation mode, for uint8 NHWC `images`."""
+    where = next(model.parameters()).device
+    model.eval()
+    parts = [
+        model(to_input(torch.from_numpy(np.ascontiguousarray(images[i : i + batch])).to(where))).cpu()
+        for i in range(0, len(images), batch)
+    ]
+    return torch.cat(parts).numpy()
+
+
+def accuracy(model: nn.Module, split: Split) -> float:
+    """Share of `split` that `model` classifies correctly, 0..1."""
+    return float((logits(model, split.images).argmax(1) == split.labels).mean())
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    spared = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=recipe.peak_rate, momentum=recipe.momentum, nesterov=True)
+
+
+def _epoch(model: nn.Module, padded: Tensor, split: Split, recipe: Recipe, optimizer: torch.optim.SGD, epoch: int) -> float:
+    """One pass over `split`; the order and the augmentation follow from (seed, epoch) alone. Returns the mean loss."""
+    generator = torch.Generator().manual_seed(recipe.seed * 10_000 + epoch)
+    labels = torch.from_numpy(split.labels).to(padded.device)
+    order = torch.randperm(len(split), generator=generator)
+    steps = math.ceil(len(split) / recipe.batch)
+    total = 0.0
+    model.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.peak_rate * one_cycle((epoch + (step + 1) / steps) / recipe.epochs)
+        chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
+        inputs = to_input(augmented(padded, chosen, split.images.shape[1:3], recipe, generator))
+        loss = F.cross_entropy(model(inputs), labels[chosen.to(labels.device)], label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(chosen)
+    return total / len(split)
+
+
+def _save_state(path: Path, recipe: Recipe, state: dict) -> None:
+    with atomic_path(path) as temporary:
+        torch.save({"recipe": asdict(recipe), **state}, temporary)
+
+
+def _load_state(path: Path, recipe: Recipe) -> dict | None:
+    """The saved state, or None where there is none or it belongs to another recipe."""
+    if not path.exists():
+        return None
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    return state if state["recipe"] == asdict(recipe) else None
+
+
+def train(model: nn.Module, dataset: Dataset, recipe: Recipe, state_path: Path | None = None) -> list[dict[str, float]]:
+    """Train `model` in place and leave it with the weights of the epoch that did best on the *validation* images.
+
+    Returns one row an epoch: epoch, loss, validation_accuracy, seconds. After each epoch the whole state is kept in
+    `state_path`; the same call continues from there after an interruption and gives the same weights, since order and
+    augmentation depend on the seed and the epoch alone. The test images are never looked at.
+    """
+    model.to(device())
+    optimizer = _optimizer(model, recipe)
+    history: list[dict[str, float]] = []
+    best = copy.deepcopy(model.state_dict())
+    if state_path and (state := _load_state(state_path, recipe)):
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        history, best = state["history"], state["best"]
+    margins = ((0, 0), (recipe.crop, recipe.crop), (recipe.crop, recipe.crop), (0, 0))
+    padded = torch.from_numpy(np.pad(dataset.train.images, margins, mode="reflect")).to(device())
+    bar = tqdm(range(len(history), recipe.epochs), "training", recipe.epochs, initial=len(history), unit="epoch")
+    for epoch in bar:
+        start = time.perf_counter()
+        loss = _epoch(model, padded, dataset.train, recipe, optimizer, epoch)
+        score = accuracy(model, dataset.validation)
+        if score > max((row["validation_accuracy"] for row in history), default=-1.0):
+            best = copy.deepcopy(model.state_dict())
+        seconds = time.perf_counter() - start
+        history.append({"epoch": epoch + 1, "loss": loss, "validation_accuracy": score, "seconds": seconds})
+        bar.set_postfix(loss=f"{loss:.3f}", validation=f"{score:.1%}")
+        if state_path:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history, "best": best}
+            _save_state(state_path, recipe, state)
+    model.load_state_dict(best)
+    model.to("cpu").eval()
+    return history
