@@ -1,0 +1,238 @@
+"""A model becomes a file that gives the model's own answers, and nothing but the model is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgelab import artifact
+from edgelab.artifact import Port, _to_input
+from edgelab.data import normalise
+from edgelab.errors import EdgelabError
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def torch_model():  # noqa: ANN201
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(2048, 4)]
+    return nn.Sequential(*layers)
+
+
+@pytest.fixture(scope="module")
+def keras_model():  # noqa: ANN201
+    with artifact.quiet():
+        import tf_keras as keras
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Input((32, 32, 3)),
+        keras.layers.Conv2D(8, 3, 2, activation="relu"),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(4),
+    ]
+    return keras.Sequential(layers, name="small")
+
+
+@pytest.fixture(scope="module")
+def onnx_file(torch_model, tmp_path_factory) -> artifact.Artifact:  # noqa: ANN001
+    return artifact.save(torch_model, tmp_path_factory.mktemp("onnx") / "small.onnx")
+
+
+@pytest.fixture(scope="module")
+def tflite_file(keras_model, tmp_path_factory) -> artifact.Artifact:  # noqa: ANN001
+    return artifact.save(keras_model, tmp_path_factory.mktemp("tflite") / "small.tflite")
+
+
+@pytest.fixture(scope="module")
+def int8_file(keras_model, tmp_path_factory) -> artifact.Artifact:  # noqa: ANN001
+    import tensorflow as tf
+
+    path = tmp_path_factory.mktemp("int8") / "small.tflite"
+    with artifact.quiet():
+        converter = tf.lite.TFLiteConverter.from_keras_model(keras_model)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([normalise(IMAGES[i : i + 1])] for i in range(len(IMAGES)))
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+        path.write_bytes(converter.convert())
+    return artifact.load(path)
+
+
+def test_onnx_gives_the_modules_logits(torch_model, onnx_file) -> None:  # noqa: ANN001
+    import torch
+
+    assert torch_model.training, "saving must leave the module in the mode it was in"
+    with torch.no_grad():
+        expected = torch_model.eval()(torch.from_numpy(normalise(IMAGES).transpose(0, 3, 1, 2))).numpy()
+    torch_model.train()
+    assert (onnx_file.format, onnx_file.framework) == ("onnx", "pytorch")
+    assert onnx_file.runtime.startswith("onnxruntime 1.")
+    got = onnx_file.predict(IMAGES)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert np.ptp(got, axis=0).min() > 1e-3, "the images must differ for this test to mean anything"
+
+
+def test_tflite_gives_the_models_logits(keras_model, tflite_file) -> None:  # noqa: ANN001
+    expected = keras_model(normalise(IMAGES)).numpy()
+    assert (tflite_file.format, tflite_file.framework) == ("tflite", "tensorflow")
+    assert tflite_file.runtime.startswith("ai-edge-litert ")
+    np.testing.assert_allclose(tflite_file.predict(IMAGES), expected, atol=1e-5)
+
+
+def test_an_int8_file_is_fed_and_read_by_its_own_scales(tflite_file, int8_file) -> None:  # noqa: ANN001
+    float_logits, int8_logits = tflite_file.predict(IMAGES), int8_file.predict(IMAGES)
+    assert int8_logits.dtype == np.float32
+    assert np.abs(float_logits - int8_logits).max() < 0.05 * np.ptp(float_logits)
+
+
+@pytest.mark.parametrize("name", ["onnx_file", "tflite_file", "int8_file"])
+def test_the_result_never_depends_on_how_many_images_come_together(name: str, request: pytest.FixtureRequest) -> None:
+    file = request.getfixturevalue(name)
+    whole = file.predict(IMAGES)
+    for size in (1, 3):
+        parts = [file.predict(IMAGES[i : i + size]) for i in range(0, len(IMAGES), size)]
+        assert np.array_equal(np.concatenate(parts), whole)
+    assert file.predict(IMAGES[:0]).shape == (0, 4)
+
+
+@pytest.mark.parametrize(("model", "suffix"), [("torch_model", "onnx"), ("keras_model", "tflite")])
+def test_the_same_model_gives_the_same_bytes_and_no_path_of_this_machine(
+    model: str, suffix: str, request: pytest.FixtureRequest, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    kept = request.getfixturevalue(f"{suffix}_file").path.read_bytes()
+    again = artifact.save(request.getfixturevalue(model), tmp_path / f"other.{suffix}").path.read_bytes()
+    assert again == kept
+    assert capfd.readouterr() == ("", "")
+    home, here = str(Path.home()).encode(), str(Path(__file__).parents[1]).encode()
+    assert not any(place in kept for place in (home, here, b"site-packages", b".py\x00", b"stack_trace"))
+    assert [path.name for path in tmp_path.iterdir()] == [f"other.{suffix}"]
+
+
+def test_onnx_has_the_agreed_interface(onnx_file) -> None:  # noqa: ANN001
+    import onnx
+
+    proto = onnx.load(onnx_file.path)
+    onnx.checker.check_model(proto, full_check=True)
+    (source,), (result,) = proto.graph.input, proto.graph.output
+    assert (source.name, result.name) == ("images", "logits")
+    assert [d.dim_param or d.dim_value for d in source.type.tensor_type.shape.dim] == ["batch", 3, 32, 32]
+    assert [entry.version for entry in proto.opset_import] == [artifact.OPSET]
+    assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
+
+
+def test_a_file_of_a_fixed_larger_batch_is_filled_up(tmp_path: Path) -> None:
+    path = tmp_path / "fixed.onnx"
+    _mean_model(path, [3, 3, 32, 32])
+    expected = normalise(IMAGES).mean((1, 2))
+    np.testing.assert_allclose(artifact.load(path).predict(IMAGES), expected, atol=1e-5)
+
+
+def test_a_channels_last_onnx_file_is_recognised_by_its_shape(tmp_path: Path) -> None:
+    path = tmp_path / "nhwc.onnx"
+    _mean_model(path, ["n", 32, 32, 3])
+    np.testing.assert_allclose(artifact.load(path).predict(IMAGES), normalise(IMAGES).mean((2, 3)), atol=1e-5)
+
+
+def _mean_model(path: Path, shape: list[int | str]) -> None:
+    """A file that takes the mean over the last two axes of its input."""
+    from onnx import TensorProto, helper, save
+
+    axes = helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])
+    nodes = [helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=0)]
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in (("x", shape), ("y", shape[:2]))
+    ]
+    graph = helper.make_graph(nodes, "mean", ports[:1], ports[1:], [axes])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+@pytest.mark.parametrize(
+    ("port", "expected"),
+    [
+        (Port((1, 1, 3, 1), np.dtype("i1"), 1 / 128, 0), [-128, 0, 127]),
+        (Port((1, 1, 3, 1), np.dtype("u1"), 1 / 128, 128), [0, 128, 255]),
+        (Port((1, 1, 3, 1), np.dtype("i1"), 1 / 255, -128), [-128, 0, 127]),
+        (Port((1, 1, 3, 1), np.dtype("i1"), 1.0, -128), [-128, 0, 127]),
+        (Port((1, 1, 3, 1), np.dtype("f4")), [-1, 0, 127 / 128]),
+        (Port((1, 1, 3, 1), np.dtype("f2")), [-1, 0, 127 / 128]),
+        (Port((1, 1, 3, 1), np.dtype("i2"), 1 / 32768, 0), [-32768, 0, 32512]),
+    ],
+)
+def test_pixels_become_what_the_input_was_calibrated_for(port: Port, expected: list[float]) -> None:
+    got = _to_input(np.array([0, 128, 255], np.uint8).reshape(1, 1, 3, 1), port)
+    assert got.dtype == port.dtype and got.ravel().tolist() == expected
+
+
+@pytest.mark.parametrize("name", ["onnx_file", "tflite_file"])
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            IMAGES.astype(np.float32),
+            r"expected uint8 images \(n, height, width, channels\), got float32 \(7, ",
+        ),
+        (IMAGES[0], r"expected uint8 images .* got uint8 \(32, 32, 3\)"),
+        (IMAGES[:, :28, :28], "small.* takes inputs of .*32x32.*, got images of 28x28x3"),
+        (IMAGES[..., :1], "got images of 32x32x1"),
+    ],
+)
+def test_images_that_do_not_fit_are_named(
+    name: str, images: np.ndarray, message: str, request: pytest.FixtureRequest
+) -> None:
+    with pytest.raises(EdgelabError, match=message):
+        request.getfixturevalue(name).predict(images)
+
+
+@pytest.mark.parametrize("suffix", ["tflite", "onnx"])
+@pytest.mark.parametrize("content", [b"", b"no model at all", b"\x00" * 4096])
+def test_a_file_that_is_no_model_is_one_line(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"odd.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(EdgelabError, match=f"odd.{suffix} is not a {suffix} model that can be run") as caught:
+        artifact.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_an_unknown_suffix_are_named(tmp_path: Path) -> None:
+    with pytest.raises(EdgelabError, match=r"there is no model file at .*none\.onnx"):
+        artifact.load(tmp_path / "none.onnx")
+    with pytest.raises(EdgelabError, match=r"ending in \.tflite or \.onnx, got 'model\.h5'"):
+        artifact.load(tmp_path / "model.h5")
+
+
+def test_the_suffix_must_go_with_the_model(tmp_path: Path, torch_model, keras_model) -> None:  # noqa: ANN001
+    with pytest.raises(EdgelabError, match=r"a \.tflite file is made from a tf_keras model, got Sequential"):
+        artifact.save(torch_model, tmp_path / "m.tflite")
+    with pytest.raises(EdgelabError, match=r"a \.onnx file is made from a torch module, got Sequential"):
+        artifact.save(keras_model, tmp_path / "m.onnx")
+    with pytest.raises(EdgelabError, match="made from a torch module, got dict"):
+        artifact.save({}, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_conversion_is_one_line_and_keeps_the_old_file(tmp_path: Path, onnx_file) -> None:  # noqa: ANN001
+    from torch import nn
+
+    path = tmp_path / "m.onnx"
+    path.write_bytes(onnx_file.path.read_bytes())
+    with pytest.raises(EdgelabError, match=r"m\.onnx: the model cannot be converted") as caught:
+        artifact.save(nn.Linear(5, 2), path)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == onnx_file.path.read_bytes() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_torch_module_says_which_images_it_takes(tmp_path: Path) -> None:
+    from torch import nn
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 12, 2))
+    model.input_shape = (3, 8, 12)
+    logits = artifact.save(model, tmp_path / "m.onnx").predict(IMAGES[:, :8, :12])
+    assert logits.shape == (7, 2)
