@@ -7,7 +7,9 @@ simply pixel - 128 (scale 1/128, zero point 0).
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -61,3 +63,10 @@ def fingerprint(train: Split, test: Split, class_names: tuple[str, ...]) -> str:
         digest.update(np.ascontiguousarray(split.images))
         digest.update(split.labels.astype("<i8").tobytes())
     return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where downloads, decoded images and checkpoints are kept: EDGELAB_CACHE, or the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    return Path(os.environ["EDGELAB_CACHE"]) if os.environ.get("EDGELAB_CACHE") else user_cache_path("edgelab")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from edgelab.errors import EdgelabError
 
 
 @dataclass(frozen=True)
@@ -33,3 +36,45 @@ def one_cycle(progress: float, warm_up: float = 0.2) -> float:
     if progress < warm_up:
         return progress / warm_up
     return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much work a run does: on `data` (a name `edgelab.data.load` knows), one recipe a model, once a seed.
+
+    `uses_kept` says whether the checkpoints that come with edgelab may stand in for training; what this machine has
+    trained itself is used in any case.
+    """
+
+    name: str
+    data: str
+    recipes: Mapping[str, Recipe]
+    seeds: tuple[int, ...]
+    uses_kept: bool
+
+
+_DIGITS = {
+    "plain_cnn": Recipe(epochs=3, peak_rate=0.05, crop=2, flip=False),
+    "resnet8": Recipe(epochs=2, peak_rate=0.2, crop=2, flip=False),
+    "ds_cnn": Recipe(epochs=2, peak_rate=0.2, crop=2, flip=False),
+}
+_CIFAR10 = {
+    "plain_cnn": Recipe(epochs=20, peak_rate=0.05, weight_decay=5e-4, label_smoothing=0.05, crop=4),
+    "resnet8": Recipe(epochs=30, peak_rate=0.2, weight_decay=2e-4, label_smoothing=0.05, crop=2),
+    "ds_cnn": Recipe(epochs=30, peak_rate=0.2, weight_decay=2e-4, label_smoothing=0.05, crop=2),
+}
+PROFILES: dict[str, Profile] = {
+    "ci": Profile("ci", "digits", _DIGITS, (0,), True),
+    "zoo": Profile("zoo", "cifar10", _CIFAR10, (0,), True),
+    "full": Profile("full", "cifar10", _CIFAR10, (0, 1, 2), False),
+}
+
+
+def get(name: str) -> Profile:
+    """The profile called `name`: ci (digits, seconds), zoo (kept CIFAR-10 checkpoints), full (everything trained).
+
+    Raises EdgelabError for an unknown name.
+    """
+    if name not in PROFILES:
+        raise EdgelabError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}")
+    return PROFILES[name]

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelab.errors import EdgelabError
-
-BN = {"eps": 1e-3, "momentum": 0.1}
+from edgelab.weights import check_fit
 
 
 class ConvBN(nn.Sequential):
@@ -24,14 +23,16 @@ class ConvBN(nn.Sequential):
     would pad both sides; the frameworks would then look at different pixels and the same weights would not agree.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True):
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True
+    ) -> None:
         super().__init__()
         far_side_only = kernel == 3 and stride == 2
         if far_side_only:
             self.pad = nn.ZeroPad2d((0, 1, 0, 1))
         padding = 0 if far_side_only else kernel // 2
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(outputs, **BN)
+        self.bn = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.1)
         if relu:
             self.relu = nn.ReLU()
 
@@ -39,7 +40,7 @@ class ConvBN(nn.Sequential):
 class PlainCNN(nn.Module):
     """Three 3x3 convolutions with max pooling and two fully connected layers: no BatchNorm, 620,362 parameters."""
 
-    def __init__(self, classes: int = 10):
+    def __init__(self, classes: int = 10) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 32, 3, padding=1)
         self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
@@ -50,6 +51,7 @@ class PlainCNN(nn.Module):
         self.fc2 = nn.Linear(256, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (n, 3, 32, 32) to logits (n, classes)."""
         for conv in (self.conv1, self.conv2, self.conv3):
             x = self.pool(self.relu(conv(x)))
         return self.fc2(self.relu(self.fc1(torch.flatten(x, 1))))
@@ -58,7 +60,7 @@ class PlainCNN(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; a 1x1 convolution on the shortcut where the shape changes."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.a = ConvBN(inputs, outputs, 3, stride)
         self.b = ConvBN(outputs, outputs, 3, relu=False)
@@ -66,13 +68,14 @@ class ResidualBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Feature maps in and out."""
         return self.relu(self.b(self.a(x)) + self.shortcut(x))
 
 
 class ResNet8(nn.Module):
     """MLPerf Tiny's image-classification network (Banbury et al. 2021, arXiv:2106.07597): 12.5 M MACs."""
 
-    def __init__(self, classes: int = 10):
+    def __init__(self, classes: int = 10) -> None:
         super().__init__()
         self.stem = ConvBN(3, 16, 3)
         self.stage1 = ResidualBlock(16, 16, 1)
@@ -81,6 +84,7 @@ class ResNet8(nn.Module):
         self.fc = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (n, 3, 32, 32) to logits (n, classes)."""
         x = self.stage3(self.stage2(self.stage1(self.stem(x))))
         return self.fc(x.mean((2, 3)))
 
@@ -88,13 +92,14 @@ class ResNet8(nn.Module):
 class SeparableBlock(nn.Module):
     """Depthwise 3x3 then pointwise 1x1, each with BatchNorm and ReLU; a shortcut where the shape is kept."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.depthwise = ConvBN(inputs, inputs, 3, stride, groups=inputs)
         self.pointwise = ConvBN(inputs, outputs, 1)
         self.keeps_shape = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
+        """Feature maps in and out."""
         y = self.pointwise(self.depthwise(x))
         return x + y if self.keeps_shape else y
 
@@ -105,13 +110,14 @@ DS_CNN_BLOCKS = ((32, 64, 2), *((64, 64, 1),) * 2, (64, 128, 2), *((128, 128, 1)
 class DSCNN(nn.Module):
     """Depthwise-separable network after MobileNet (Howard et al. 2017, arXiv:1704.04861), sized for 32x32 images."""
 
-    def __init__(self, classes: int = 10):
+    def __init__(self, classes: int = 10) -> None:
         super().__init__()
         self.stem = ConvBN(3, DS_CNN_BLOCKS[0][0], 3)
         self.blocks = nn.Sequential(*(SeparableBlock(*shape) for shape in DS_CNN_BLOCKS))
         self.fc = nn.Linear(DS_CNN_BLOCKS[-1][1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (n, 3, 32, 32) to logits (n, classes)."""
         return self.fc(self.blocks(self.stem(x)).mean((2, 3)))
 
 
@@ -128,7 +134,7 @@ def build(name: str, classes: int = 10, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MODELS[name](classes)
-    return model.to(memory_format=torch.channels_last).eval()
+    return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
 def to_arrays(model: nn.Module) -> dict[str, np.ndarray]:
@@ -142,12 +148,6 @@ def from_arrays(model: nn.Module, arrays: dict[str, np.ndarray]) -> nn.Module:
 
     Raises EdgelabError where a name or a shape does not fit.
     """
-    expected = {k: tuple(v.shape) for k, v in to_arrays(model).items()}
-    got = {k: tuple(v.shape) for k, v in arrays.items()}
-    if expected != got:
-        wrong = sorted(k for k in expected.keys() | got.keys() if expected.get(k) != got.get(k))
-        raise EdgelabError(
-            f"the weights do not fit the model at {wrong[0]!r}: expected {expected.get(wrong[0])}, got {got.get(wrong[0])}"
-        )
+    check_fit(to_arrays(model), arrays)
     model.load_state_dict({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}, strict=False)
     return model

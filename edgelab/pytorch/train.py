@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
+import pickle
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -11,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from tqdm.auto import tqdm
 
 from edgelab.data import Dataset, Split
 from edgelab.files import atomic_path
 from edgelab.profiles import Recipe, one_cycle
+
+LOG = logging.getLogger(__name__)
+DAMAGE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, LookupError, TypeError, AttributeError, ValueError)
 
 
 def device() -> torch.device:
@@ -29,8 +34,10 @@ def to_input(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).to(torch.float32) / 128 - 1
 
 
-def augmented(padded: Tensor, chosen: Tensor, size: tuple[int, int], recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """The `chosen` images of `padded` (uint8 NHWC, `crop` pixels added on each side), shifted and mirrored at random."""
+def augmented(
+    padded: Tensor, chosen: Tensor, size: tuple[int, int], recipe: Recipe, generator: torch.Generator
+) -> Tensor:
+    """The `chosen` images of `padded` (uint8 NHWC, `crop` pixels wider on each side), shifted and mirrored at random."""
     n, (height, width) = len(chosen), size
     shift = torch.randint(0, 2 * recipe.crop + 1, (2, n, 1), generator=generator)
     columns = torch.arange(width).repeat(n, 1)
@@ -47,10 +54,7 @@ def logits(model: nn.Module, images: np.ndarray, batch: int = 500) -> np.ndarray
     """Logits (n, classes) of `model`, in evaluation mode, for uint8 NHWC `images`."""
     where = next(model.parameters()).device
     model.eval()
-    parts = [
-        model(to_input(torch.from_numpy(np.ascontiguousarray(images[i : i + batch])).to(where))).cpu()
-        for i in range(0, len(images), batch)
-    ]
+    parts = [model(to_input(torch.tensor(images[i : i + batch]).to(where))).cpu() for i in range(0, len(images), batch)]
     return torch.cat(parts).numpy()
 
 
@@ -66,10 +70,12 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=recipe.peak_rate, momentum=recipe.momentum, nesterov=True)
 
 
-def _epoch(model: nn.Module, padded: Tensor, split: Split, recipe: Recipe, optimizer: torch.optim.SGD, epoch: int) -> float:
+def _epoch(
+    model: nn.Module, padded: Tensor, split: Split, recipe: Recipe, optimizer: torch.optim.SGD, epoch: int
+) -> float:
     """One pass over `split`; the order and the augmentation follow from (seed, epoch) alone. Returns the mean loss."""
     generator = torch.Generator().manual_seed(recipe.seed * 10_000 + epoch)
-    labels = torch.from_numpy(split.labels).to(padded.device)
+    labels = torch.tensor(split.labels, device=padded.device)
     order = torch.randperm(len(split), generator=generator)
     steps = math.ceil(len(split) / recipe.batch)
     total = 0.0
@@ -79,7 +85,8 @@ def _epoch(model: nn.Module, padded: Tensor, split: Split, recipe: Recipe, optim
             group["lr"] = recipe.peak_rate * one_cycle((epoch + (step + 1) / steps) / recipe.epochs)
         chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
         inputs = to_input(augmented(padded, chosen, split.images.shape[1:3], recipe, generator))
-        loss = F.cross_entropy(model(inputs), labels[chosen.to(labels.device)], label_smoothing=recipe.label_smoothing)
+        targets = labels[chosen.to(labels.device)]
+        loss = functional.cross_entropy(model(inputs), targets, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -87,17 +94,42 @@ def _epoch(model: nn.Module, padded: Tensor, split: Split, recipe: Recipe, optim
     return total / len(split)
 
 
-def _save_state(path: Path, recipe: Recipe, state: dict) -> None:
+def _save_state(path: Path, recipe: Recipe, dataset: Dataset, state: dict) -> None:
     with atomic_path(path) as temporary:
-        torch.save({"recipe": asdict(recipe), **state}, temporary)
+        torch.save({"recipe": asdict(recipe), "data_fingerprint": dataset.fingerprint, **state}, temporary)
 
 
-def _load_state(path: Path, recipe: Recipe) -> dict | None:
-    """The saved state, or None where there is none or it belongs to another recipe."""
-    if not path.exists():
+def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
+
+
+def _load_state(path: Path, model: nn.Module, recipe: Recipe, dataset: Dataset) -> dict | None:
+    """The saved state; None, with a line on the log, where it is damaged or belongs to other training."""
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        fits = {
+            "recipe": state["recipe"] == asdict(recipe),
+            "data": state.get("data_fingerprint", dataset.fingerprint) == dataset.fingerprint,
+            "model": _shapes(state["model"]) == _shapes(model.state_dict()),
+        }
+    except FileNotFoundError:
         return None
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    return state if state["recipe"] == asdict(recipe) else None
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        pickle.UnpicklingError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ValueError,
+    ):
+        LOG.warning("%s is not a training state that can be read: training starts afresh", path)
+        return None
+    if others := ", ".join(part for part, same in fits.items() if not same):
+        LOG.warning("%s belongs to training with another %s: training starts afresh", path, others)
+        return None
+    return state
 
 
 def train(model: nn.Module, dataset: Dataset, recipe: Recipe, state_path: Path | None = None) -> list[dict[str, float]]:
@@ -107,11 +139,12 @@ def train(model: nn.Module, dataset: Dataset, recipe: Recipe, state_path: Path |
     `state_path`; the same call continues from there after an interruption and gives the same weights, since order and
     augmentation depend on the seed and the epoch alone. The test images are never looked at.
     """
+    torch.backends.cudnn.deterministic = True
     model.to(device())
     optimizer = _optimizer(model, recipe)
     history: list[dict[str, float]] = []
     best = copy.deepcopy(model.state_dict())
-    if state_path and (state := _load_state(state_path, recipe)):
+    if state_path and (state := _load_state(state_path, model, recipe, dataset)):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         history, best = state["history"], state["best"]
@@ -129,7 +162,7 @@ def train(model: nn.Module, dataset: Dataset, recipe: Recipe, state_path: Path |
         bar.set_postfix(loss=f"{loss:.3f}", validation=f"{score:.1%}")
         if state_path:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history, "best": best}
-            _save_state(state_path, recipe, state)
+            _save_state(state_path, recipe, dataset, state)
     model.load_state_dict(best)
     model.to("cpu").eval()
     return history

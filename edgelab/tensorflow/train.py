@@ -1,0 +1,181 @@
+"""Training in TensorFlow: the twin of `edgelab.pytorch.train`, on Keras `fit`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from tqdm.auto import tqdm
+
+from edgelab import weights
+from edgelab.data import Dataset, Split, normalise
+from edgelab.errors import EdgelabError
+from edgelab.profiles import Recipe, one_cycle
+
+LOG = logging.getLogger(__name__)
+
+
+def augmented(
+    padded: np.ndarray, chosen: np.ndarray, size: tuple[int, int], recipe: Recipe, generator: np.random.Generator
+) -> np.ndarray:
+    """The `chosen` images of `padded` (uint8 NHWC, `crop` pixels wider on each side), shifted and mirrored at random."""
+    n, (height, width) = len(chosen), size
+    shift = generator.integers(0, 2 * recipe.crop + 1, (2, n, 1))
+    columns = np.tile(np.arange(width), (n, 1))
+    if recipe.flip:
+        columns = np.where(generator.random((n, 1)) < 0.5, width - 1 - columns, columns)
+    rows = np.arange(height) + shift[0]
+    return padded[chosen[:, None, None], rows[:, :, None], (columns + shift[1])[:, None, :]]
+
+
+def logits(model: keras.Model, images: np.ndarray, batch: int = 500) -> np.ndarray:
+    """Logits (n, classes) of `model`, in evaluation mode, for uint8 NHWC `images`."""
+    parts = [model(normalise(images[i : i + batch]), training=False) for i in range(0, len(images), batch)]
+    return np.concatenate([part.numpy() for part in parts])
+
+
+def accuracy(model: keras.Model, split: Split) -> float:
+    """Share of `split` that `model` classifies correctly, 0..1."""
+    return float((logits(model, split.images).argmax(1) == split.labels).mean())
+
+
+class _Batches(keras.utils.Sequence):
+    """Augmented batches; their order and content follow from (seed, epoch) alone."""
+
+    def __init__(self, split: Split, classes: int, recipe: Recipe, epoch: int) -> None:
+        margins = ((0, 0), (recipe.crop, recipe.crop), (recipe.crop, recipe.crop), (0, 0))
+        self.padded = np.pad(split.images, margins, mode="reflect")
+        self.size = split.images.shape[1:3]
+        self.targets = np.eye(classes, dtype=np.float32)[split.labels]
+        self.recipe = recipe
+        self._start(epoch)
+
+    def _start(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.order = np.random.default_rng((self.recipe.seed, epoch)).permutation(len(self.targets))
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.targets) / self.recipe.batch)
+
+    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen = self.order[step * self.recipe.batch : (step + 1) * self.recipe.batch]
+        generator = np.random.default_rng((self.recipe.seed, self.epoch, step))
+        return normalise(augmented(self.padded, chosen, self.size, self.recipe, generator)), self.targets[chosen]
+
+    def on_epoch_end(self) -> None:
+        self._start(self.epoch + 1)
+
+
+def _compile(model: keras.Model, recipe: Recipe) -> None:
+    """SGD as in PyTorch: the decay is part of the gradient and spares biases and BatchNorm."""
+    cross_entropy = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+    decayed = [v for v in model.trainable_variables if len(v.shape) > 1]
+
+    def loss(targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+        squares = sum(tf.reduce_sum(tf.square(v)) for v in decayed)
+        return cross_entropy(targets, outputs) + recipe.weight_decay / 2 * squares
+
+    optimizer = keras.optimizers.SGD(recipe.peak_rate, momentum=recipe.momentum, nesterov=True)
+    optimizer.build(model.trainable_variables)
+    metric = keras.metrics.CategoricalCrossentropy(
+        "cross_entropy", from_logits=True, label_smoothing=recipe.label_smoothing
+    )
+    model.compile(optimizer, loss, metrics=[metric])
+
+
+def _arrays(model: keras.Model) -> dict[str, np.ndarray]:
+    """The weights and the optimizer's variables, under names that sort as they stand in the model."""
+    kinds = {"model": model.get_weights(), "optimizer": [v.numpy() for v in model.optimizer.variables]}
+    return {f"{kind}/{i:04}": array for kind, values in kinds.items() for i, array in enumerate(values)}
+
+
+def _part(arrays: weights.Arrays, kind: str) -> list[np.ndarray]:
+    return [array for name, array in sorted(arrays.items()) if name.startswith(f"{kind}/")]
+
+
+def _load_state(path: Path, model: keras.Model, about: dict) -> tuple[dict, list] | None:
+    """The saved arrays and history; None, with a line on the log, where damaged or from other training."""
+    if not path.exists():
+        return None
+    try:
+        arrays, known = weights.load(path)
+        weights.check_fit(_arrays(model), {k: v for k, v in arrays.items() if not k.startswith("best/")})
+    except EdgelabError as problem:
+        LOG.warning("%s; training starts afresh", problem)
+        return None
+    if others := ", ".join(part for part, value in about.items() if known.get(part) != value):
+        LOG.warning("%s belongs to training with another %s: training starts afresh", path, others)
+        return None
+    return arrays, known["history"]
+
+
+class _Training(keras.callbacks.Callback):
+    """Sets the learning rate at each step; after each epoch keeps the best weights, the history and the state file."""
+
+    def __init__(
+        self, dataset: Dataset, recipe: Recipe, history: list, best: list, save: Callable[[list, list], None]
+    ) -> None:
+        super().__init__()
+        self.dataset, self.recipe, self.history, self.best, self.save = dataset, recipe, history, best, save
+        self.steps = math.ceil(len(dataset.train) / recipe.batch)
+        self.bar = tqdm(total=recipe.epochs, desc="training", initial=len(history), unit="epoch")
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.epoch, self.start = epoch, time.perf_counter()
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        progress = (self.epoch + (batch + 1) / self.steps) / self.recipe.epochs
+        self.model.optimizer.learning_rate = self.recipe.peak_rate * one_cycle(progress)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        score, loss = accuracy(self.model, self.dataset.validation), float((logs or {})["cross_entropy"])
+        if score > max((row["validation_accuracy"] for row in self.history), default=-1.0):
+            self.best = self.model.get_weights()
+        seconds = time.perf_counter() - self.start
+        self.history.append({"epoch": epoch + 1, "loss": loss, "validation_accuracy": score, "seconds": seconds})
+        self.save(self.history, self.best)
+        self.bar.set_postfix(loss=f"{loss:.3f}", validation=f"{score:.1%}", refresh=False)
+        self.bar.update()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self.bar.close()
+
+
+def train(
+    model: keras.Model, dataset: Dataset, recipe: Recipe, state_path: Path | None = None
+) -> list[dict[str, float]]:
+    """Train `model` in place and leave it with the weights of the epoch that did best on the *validation* images.
+
+    Returns one row an epoch: epoch, loss, validation_accuracy, seconds. After each epoch the whole state is kept in
+    `state_path`; the same call continues from there after an interruption and gives the same weights, since order and
+    augmentation depend on the seed and the epoch alone. The test images are never looked at.
+    """
+    _compile(model, recipe)
+    about = {"recipe": asdict(recipe), "data_fingerprint": dataset.fingerprint}
+    history: list[dict[str, float]] = []
+    best = model.get_weights()
+    if state_path and (state := _load_state(state_path, model, about)):
+        arrays, history = state
+        model.set_weights(_part(arrays, "model"))
+        for variable, array in zip(model.optimizer.variables, _part(arrays, "optimizer"), strict=True):
+            variable.assign(array)
+        best = _part(arrays, "best")
+
+    def save(history: list[dict[str, float]], best: list[np.ndarray]) -> None:
+        if state_path:
+            kept = {f"best/{i:04}": array for i, array in enumerate(best)}
+            weights.save(state_path, {**_arrays(model), **kept}, {**about, "history": history})
+
+    training = _Training(dataset, recipe, history, best, save)
+    batches = _Batches(dataset.train, model.output_shape[-1], recipe, len(history))
+    epochs = {"initial_epoch": len(history), "epochs": recipe.epochs}
+    model.fit(batches, **epochs, shuffle=False, verbose=0, callbacks=[training])
+    model.set_weights(training.best)
+    return history
