@@ -1,0 +1,5 @@
+"""edgelab: make a neural network smaller, measure what it costs, in TensorFlow and PyTorch.
+
+The parts follow one direction: data -> model -> technique -> artifact -> measurement -> ledger -> page. Importing this
+package loads none of the frameworks; `edgelab.tensorflow` and `edgelab.pytorch` do.
+"""

@@ -1,0 +1,62 @@
+# Two commands: `make book` and `make test`. Both set everything up by themselves in .venv/.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -ec
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+PROFILE ?= full
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+# Checks run two at a time: one thread each, a quiet TensorFlow, and no GPU, so that they say the same everywhere.
+QUIET := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF_CPP_MIN_LOG_LEVEL=3 CUDA_VISIBLE_DEVICES=-1
+TWO := -n 2 --dist loadfile -q
+# A Python that can make the environment; TensorFlow has no builds for later ones.
+SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	$$p -c '$(SUITABLE)' >/dev/null 2>&1 && { echo $$p; break; }; done)
+
+.PHONY: help setup book test publish lint clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
+
+setup: $(STAMP)  ## make .venv and install what pyproject.toml and constraints.txt say
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(or $(PYTHON),false) -c '$(SUITABLE)' 2>/dev/null || { \
+		echo "edgelab needs Python 3.11, 3.12 or 3.13 with venv: install one, or name it with make PYTHON=/path/to/python" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "set-up: making .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv; }
+	@echo "set-up: installing into .venv; the first time this fetches about 1.5 GB"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[book,test]' \
+		2>&1 | tee .venv/install.log | awk '/^ *Downloading .*[0-9][0-9] MB\)/ {print "set-up:   " $$2 " " $$3 " " $$4; fflush()} \
+		/^Installing collected/ {print "set-up:   unpacking"; fflush()}' \
+		|| { tail -n 15 .venv/install.log >&2; echo "set-up failed: the lines above are from .venv/install.log" >&2; exit 1; }
+	@touch $@
+	@echo "set-up: done"
+
+book: $(STAMP)  ## run the course on the embedded digits and build the book
+	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/edgelab run --profile ci
+	@$(BIN)/edgelab book
+
+publish: $(STAMP)  ## run the course on CIFAR-10 (hours; PROFILE=zoo: minutes) and keep the outputs in the repository
+	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/edgelab run --profile $(PROFILE) --publish
+
+lint: $(STAMP)  ## style, types and spelling
+	@echo "lint: ruff check";   $(BIN)/ruff check --quiet .
+	@echo "lint: ruff format";  $(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
+	@echo "lint: mypy";         $(BIN)/mypy --no-error-summary edgelab
+	@echo "lint: codespell";    git ls-files -z | xargs -0 $(BIN)/codespell
+
+test: lint  ## all checks: lint, notebooks against their outputs, tests of the package and the book
+ifneq ($(NOTEBOOKS),)
+	@echo "test: notebooks against their outputs"
+	@$(QUIET) $(BIN)/python -m pytest --nbval notebooks $(TWO)
+endif
+	@echo "test: package and book"
+	@$(QUIET) $(BIN)/python -m pytest tests $(TWO)
+	@echo "make test: ruff, mypy, codespell,$(if $(NOTEBOOKS), $(words $(NOTEBOOKS)) notebooks,) and the tests above have passed"
+
+clean:  ## remove what was built; .venv and the cache of data and checkpoints stay
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis edgelab.egg-info

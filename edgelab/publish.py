@@ -1,0 +1,128 @@
+"""Putting the outputs of a finished run into the repository, where readers see them without running anything.
+
+The outputs of the profile `ci` go back into notebooks/, where tests compare them. Those of `zoo` and `full` become the
+pages of the book, in book/executed/, with their rows and their records of the run in book/results/.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgelab import course, profiles
+from edgelab.files import atomic_path
+
+EXTRA_KEYS = ["metadata.papermill", "cell.metadata.papermill", "cell.metadata.execution"]
+IDENTITY = ("chapter", "technique", "framework", "runtime", "model", "data", "seed")
+NOT_NUMBERS = {*IDENTITY, "data_fingerprint", "latency_on", "versions", "commit", "machine", "wall_s", "when"}
+
+
+def clean(notebook: Any, injected: bool) -> Any:
+    """An executed notebook as it is kept: outputs and counts stay; run metadata and standard error (progress) go.
+
+    The cell papermill has added is hidden from the book's pages where `injected` is true, and removed otherwise.
+    """
+    import nbstripout
+
+    cells = []
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if "injected-parameters" in tags:
+            if not injected:
+                continue
+            cell.metadata["tags"] = [*tags, "remove-cell"]
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        cells.append(cell)
+    notebook.cells = cells
+    nbstripout.strip_output(notebook, keep_output=True, keep_count=True, keep_id=True, extra_keys=EXTRA_KEYS)
+    notebook.metadata.get("language_info", {}).pop("version", None)
+    return notebook
+
+
+def _keep_notebook(source: Path, target: Path, injected: bool) -> None:
+    import nbformat
+
+    with atomic_path(target) as temporary:
+        text = nbformat.writes(clean(nbformat.read(source, as_version=4), injected))
+        temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _merge_ledger(chapters: Sequence[str], source: Path, target: Path) -> list[str]:
+    """Replace the rows of `chapters` in `target` by those in `source`; returns what has changed, one line a row."""
+    from edgelab.ledger import COLUMNS
+
+    old, fresh = _read_rows(target), [row for row in _read_rows(source) if row["chapter"] in chapters]
+    kept = [row for row in old if row["chapter"] not in chapters]
+    if not fresh and len(kept) == len(old):
+        return []
+    with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted([*kept, *fresh], key=lambda row: row["chapter"]))
+    return differences([row for row in old if row["chapter"] in chapters], fresh)
+
+
+def _by_identity(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, ...], Mapping[str, str]]:
+    """Rows by what was measured; a runtime's version is not part of that."""
+    return {tuple(row[name].split(" ")[0] for name in IDENTITY): row for row in rows}
+
+
+def differences(old: Iterable[Mapping[str, str]], new: Iterable[Mapping[str, str]]) -> list[str]:
+    """How the numbers of ledger rows have changed, one line a row: "01_baseline ...: accuracy 0.81 -> 0.82"."""
+    before, after = _by_identity(old), _by_identity(new)
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        name = " ".join(key[:-1]) + f" seed {key[-1]}"
+        if key not in after:
+            lines.append(f"{name}: gone")
+        elif key not in before:
+            lines.append(f"{name}: new, accuracy {after[key]['accuracy']}, bytes {after[key]['bytes']}")
+        else:
+            pairs = [(column, before[key].get(column, ""), value) for column, value in after[key].items()]
+            moved = [f"{c} {a or 'empty'} -> {b or 'empty'}" for c, a, b in pairs if c not in NOT_NUMBERS and a != b]
+            lines.append(f"{name}: {', '.join(moved) or 'unchanged'}")
+    return lines
+
+
+def publish_chapters(root: Path, chapters: Sequence[str], profile: profiles.Profile, output: Path) -> None:
+    """Keep what `chapters` have left in the folder `output`, and print which numbers have changed."""
+    into = root / "notebooks" if profile.name == "ci" else root / "book" / "executed"
+    for chapter in chapters:
+        _keep_notebook(output / f"{chapter}.ipynb", into / f"{chapter}.ipynb", injected=profile.name != "ci")
+    print(f"published {len(chapters)} notebook{'s' * (len(chapters) != 1)} in {into}")
+    if profile.name == "ci":
+        return
+    results = root / "book" / "results"
+    changes = _merge_ledger(chapters, output / "ledger.csv", results / "ledger.csv")
+    records = course.read_records(output / "run.json")
+    published = {**course.read_records(results / "run.json"), **{name: records[name] for name in chapters}}
+    course.write_records(results / "run.json", published)
+    print("\n".join(changes) or "no ledger rows", flush=True)
+    models = {row["model"] for row in _read_rows(output / "ledger.csv") if row["chapter"] in chapters}
+    _keep_checkpoints(models, profile)
+
+
+def _keep_checkpoints(models: Iterable[str], profile: profiles.Profile) -> None:
+    """Keep the checkpoints of `models` that this machine has trained and that the profile `zoo` will look for."""
+    from edgelab import data, zoo
+
+    wanted = [name for name in sorted(models) if name in profile.recipes]
+    if not wanted:
+        return
+    dataset = data.load(profile.data)
+    for model in wanted:
+        for seed in profiles.get("zoo").seeds:
+            checkpoint = zoo.find(model, dataset, replace(profile.recipes[model], seed=seed), kept=False)
+            if checkpoint:
+                print(f"kept {zoo.keep(checkpoint, zoo.KEPT)}")
