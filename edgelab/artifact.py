@@ -25,7 +25,6 @@ from edgelab.errors import EdgelabError
 from edgelab.files import atomic_path
 
 if TYPE_CHECKING:
-    import onnx
     import tf_keras as keras
     from torch import nn
 
@@ -148,7 +147,7 @@ def _to_input(images: np.ndarray, source: Port) -> np.ndarray:
     limits = np.iinfo(source.dtype)
     low, high = ((limit - source.zero_point) * source.scale for limit in (limits.min, limits.max))
     if high > 2:
-        values = images.astype(np.float32)
+        values: np.ndarray = images.astype(np.float32)
     elif low > -0.1:
         values = images.astype(np.float32) / 255
     else:
@@ -189,7 +188,7 @@ def _tflite_runner(path: Path) -> Runner:
     return Runner(_tflite_port(inputs[0]), _tflite_port(outputs[0]), run)
 
 
-def _onnx_port(argument: Any) -> Port:  # noqa: ANN401 (onnxruntime does not export the type)
+def _onnx_port(argument: Any) -> Port:
     types = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(double)": "f8"}
     if argument.type not in types:
         raise EdgelabError(
@@ -320,7 +319,7 @@ def _to_onnx(model: nn.Module) -> bytes:
     return proto.SerializeToString(deterministic=True)
 
 
-def _strip(message: onnx.ModelProto) -> None:
+def _strip(message: Any) -> None:
     """Remove the exporter's notes (stack traces with this machine's paths, class names) from a protobuf message."""
     from google.protobuf.message import Message
 
@@ -331,4 +330,4 @@ def _strip(message: onnx.ModelProto) -> None:
         items: Iterable[Any] = value if field.message_type and not isinstance(value, Message) else [value]
         for item in items:
             if isinstance(item, Message):
-                _strip(item)  # type: ignore[arg-type]
+                _strip(item)

@@ -1,0 +1,70 @@
+"""The only place that counts: layers, parameters and multiply-accumulates of any model or model file.
+
+The convention. One multiplication with a weight of a convolution or a fully connected layer, with its addition, is one
+MAC. Bias, normalisation, pooling, activation, quantization, residual additions and products of two activations (as in
+attention) are none; what was left out is named in `LayerTable.uncounted`. Padding counts like any other input value, a
+transposed convolution is counted at its input positions, and everything is for one image, whatever the batch.
+Effective MACs are those on weights that are not zero.
+
+Parameters. Of a torch module or Keras model: what training adjusts or could adjust (weights, biases, BatchNorm's scale
+and shift), frozen or not, but no running statistics. Of a file: every stored weight and bias constant, for that is what
+the device holds. The two differ where a converter folds BatchNorm into the convolution before it (scale and shift
+become one bias) or leaves out a bias that is zero. Shared weights are counted once, in the first layer that uses them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgelab.artifact import check_suffix, first_line, framework_of
+from edgelab.errors import EdgelabError
+from edgelab.layers.table import Layer, LayerTable, Shape
+
+if TYPE_CHECKING:
+    import tf_keras as keras
+    from torch import nn
+
+__all__ = ["Layer", "LayerTable", "layer_table"]
+
+
+def layer_table(model_or_path: keras.Model | nn.Module | str | Path, input_shape: Shape | None = None) -> LayerTable:
+    """One row for every layer of a torch module, a Keras model, a .tflite or an .onnx file.
+
+    `input_shape` is the shape of one image without the batch in the model's own layout, (3, 32, 32) for torch and most
+    ONNX files, (32, 32, 3) for Keras and TFLite. It is needed only where the model leaves it open; a torch module is
+    taken to see its attribute `input_shape` or else 3x32x32. Models are run once on zeros and left as they were.
+    Raises EdgelabError for anything else, a damaged file, or an input shape that is missing or does not fit.
+    """
+    if isinstance(model_or_path, str | Path):
+        return _of_file(Path(model_or_path), input_shape)
+    from edgelab.layers import keras_model, torch_module
+
+    counters = {"torch": torch_module.count, "keras": keras_model.count}
+    framework = framework_of(model_or_path)
+    if framework not in counters:
+        got = type(model_or_path).__name__
+        raise EdgelabError(f"expected a torch module, a Keras model or a path to a .tflite or .onnx file, got {got}")
+    try:
+        return counters[framework](model_or_path, input_shape)
+    except EdgelabError:
+        raise
+    except Exception as error:
+        name, reason = type(model_or_path).__name__, first_line(error)
+        raise EdgelabError(f"{name} does not run on the input shape {input_shape} ({reason}): give another") from error
+
+
+def _of_file(path: Path, input_shape: Shape | None) -> LayerTable:
+    from edgelab.layers import onnx_file, tflite_file
+
+    check_suffix(path)
+    if not path.is_file():
+        raise EdgelabError(f"there is no model file at {path}: check the path or make the file first")
+    counters = {".tflite": tflite_file.count, ".onnx": onnx_file.count}
+    try:
+        return counters[path.suffix.lower()](path, input_shape)
+    except EdgelabError:
+        raise
+    except Exception as error:
+        kind, reason = path.suffix[1:], first_line(error)
+        raise EdgelabError(f"{path} is not a {kind} model that can be counted ({reason}): make it anew") from error
