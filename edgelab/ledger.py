@@ -112,7 +112,7 @@ def _text_problem(name: str, value: object) -> str | None:
 
 def _number_problem(name: str, value: object) -> str | None:
     numeric = Integral if KINDS[name] == "int" else Real
-    if isinstance(value, bool) or not isinstance(value, numeric) or not math.isfinite(value) or value < 0:  # type: ignore[arg-type,operator]
+    if isinstance(value, bool) or not isinstance(value, numeric) or not math.isfinite(value) or value < 0:
         return f"{name}: expected {'a whole number' if numeric is Integral else 'a number'} from 0 up, got {value!r}"
     if name.startswith("accuracy") and value > 1:  # type: ignore[operator]
         return f"{name}: expected a share from 0 to 1, got {value!r}"

@@ -17,7 +17,7 @@ IMAGES = RNG.integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def torch_model():  # noqa: ANN201
+def torch_model():
     import torch
     from torch import nn
 
@@ -27,7 +27,7 @@ def torch_model():  # noqa: ANN201
 
 
 @pytest.fixture(scope="module")
-def keras_model():  # noqa: ANN201
+def keras_model():
     with artifact.quiet():
         import tf_keras as keras
     keras.utils.set_random_seed(0)
@@ -41,17 +41,17 @@ def keras_model():  # noqa: ANN201
 
 
 @pytest.fixture(scope="module")
-def onnx_file(torch_model, tmp_path_factory) -> artifact.Artifact:  # noqa: ANN001
+def onnx_file(torch_model, tmp_path_factory) -> artifact.Artifact:
     return artifact.save(torch_model, tmp_path_factory.mktemp("onnx") / "small.onnx")
 
 
 @pytest.fixture(scope="module")
-def tflite_file(keras_model, tmp_path_factory) -> artifact.Artifact:  # noqa: ANN001
+def tflite_file(keras_model, tmp_path_factory) -> artifact.Artifact:
     return artifact.save(keras_model, tmp_path_factory.mktemp("tflite") / "small.tflite")
 
 
 @pytest.fixture(scope="module")
-def int8_file(keras_model, tmp_path_factory) -> artifact.Artifact:  # noqa: ANN001
+def int8_file(keras_model, tmp_path_factory) -> artifact.Artifact:
     import tensorflow as tf
 
     path = tmp_path_factory.mktemp("int8") / "small.tflite"
@@ -65,7 +65,7 @@ def int8_file(keras_model, tmp_path_factory) -> artifact.Artifact:  # noqa: ANN0
     return artifact.load(path)
 
 
-def test_onnx_gives_the_modules_logits(torch_model, onnx_file) -> None:  # noqa: ANN001
+def test_onnx_gives_the_modules_logits(torch_model, onnx_file) -> None:
     import torch
 
     assert torch_model.training, "saving must leave the module in the mode it was in"
@@ -80,14 +80,14 @@ def test_onnx_gives_the_modules_logits(torch_model, onnx_file) -> None:  # noqa:
     assert np.ptp(got, axis=0).min() > 1e-3, "the images must differ for this test to mean anything"
 
 
-def test_tflite_gives_the_models_logits(keras_model, tflite_file) -> None:  # noqa: ANN001
+def test_tflite_gives_the_models_logits(keras_model, tflite_file) -> None:
     expected = keras_model(normalise(IMAGES)).numpy()
     assert (tflite_file.format, tflite_file.framework) == ("tflite", "tensorflow")
     assert tflite_file.runtime.startswith("ai-edge-litert ")
     np.testing.assert_allclose(tflite_file.predict(IMAGES), expected, atol=1e-5)
 
 
-def test_an_int8_file_is_fed_and_read_by_its_own_scales(tflite_file, int8_file) -> None:  # noqa: ANN001
+def test_an_int8_file_is_fed_and_read_by_its_own_scales(tflite_file, int8_file) -> None:
     float_logits, int8_logits = tflite_file.predict(IMAGES), int8_file.predict(IMAGES)
     assert int8_logits.dtype == np.float32
     assert np.abs(float_logits - int8_logits).max() < 0.05 * np.ptp(float_logits)
@@ -116,7 +116,7 @@ def test_the_same_model_gives_the_same_bytes_and_no_path_of_this_machine(
     assert [path.name for path in tmp_path.iterdir()] == [f"other.{suffix}"]
 
 
-def test_onnx_has_the_agreed_interface(onnx_file) -> None:  # noqa: ANN001
+def test_onnx_has_the_agreed_interface(onnx_file) -> None:
     import onnx
 
     proto = onnx.load(onnx_file.path)
@@ -208,7 +208,7 @@ def test_a_missing_file_and_an_unknown_suffix_are_named(tmp_path: Path) -> None:
         artifact.load(tmp_path / "model.h5")
 
 
-def test_the_suffix_must_go_with_the_model(tmp_path: Path, torch_model, keras_model) -> None:  # noqa: ANN001
+def test_the_suffix_must_go_with_the_model(tmp_path: Path, torch_model, keras_model) -> None:
     with pytest.raises(EdgelabError, match=r"a \.tflite file is made from a tf_keras model, got Sequential"):
         artifact.save(torch_model, tmp_path / "m.tflite")
     with pytest.raises(EdgelabError, match=r"a \.onnx file is made from a torch module, got Sequential"):
@@ -218,7 +218,7 @@ def test_the_suffix_must_go_with_the_model(tmp_path: Path, torch_model, keras_mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_conversion_is_one_line_and_keeps_the_old_file(tmp_path: Path, onnx_file) -> None:  # noqa: ANN001
+def test_a_failed_conversion_is_one_line_and_keeps_the_old_file(tmp_path: Path, onnx_file) -> None:
     from torch import nn
 
     path = tmp_path / "m.onnx"

@@ -103,7 +103,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _leftovers(model: nn.Module, builder: Builder, reported: set[nn.Module]) -> None:
-    """A row for every module that no hook reported but that holds parameters, so that none is missing from the total."""
+    """A row for every module with parameters that no hook reported, so that none is missing from the total."""
     for name, module in model.named_modules():
         own = _parameters(module)
         if own and module not in reported and ".parametrizations." not in f".{name}.":
@@ -132,7 +132,7 @@ def count(model: nn.Module, input_shape: Shape | None) -> LayerTable:
         operators.inside -= 1
 
     first = next((values for values in model.parameters() if values.is_floating_point()), torch.zeros(0))
-    chosen = tuple(input_shape or getattr(model, "input_shape", TORCH_INPUT))
+    chosen: Any = input_shape or getattr(model, "input_shape", TORCH_INPUT)
     with ExitStack() as stack:
         for module in names:
             if _handler(module):

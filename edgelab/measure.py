@@ -1,0 +1,137 @@
+"""Measuring a model file: accuracy with its interval, size and work, gathered in one ledger record."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+
+from edgelab import provenance
+from edgelab.artifact import Artifact
+from edgelab.data import Dataset, Split
+from edgelab.energy import relative_energy
+from edgelab.errors import EdgelabError
+from edgelab.layers import LayerTable, layer_table
+from edgelab.ledger import Record
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """`correct` of `n` images, as the share `value`, with its 95 % Wilson interval from `low` to `high`, all 0..1."""
+
+    correct: int
+    n: int
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Such as "81.30 % (95 % interval 80.53 to 82.05), 8130 of 10000"."""
+        low, high = f"{100 * self.low:.2f}", f"{100 * self.high:.2f}"
+        return f"{100 * self.value:.2f} % (95 % interval {low} to {high}), {self.correct} of {self.n}"
+
+
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval (low, high) of the share `correct` / `n`.
+
+    Unlike the textbook's normal interval it stays within 0..1 and keeps its promise near both ends and for small n.
+    After Wilson 1927, J. Am. Stat. Assoc. 22:209-212; recommended by Brown, Cai and DasGupta 2001, Stat. Sci. 16:101.
+    Raises EdgelabError unless 0 <= correct <= n and n >= 1.
+    """
+    if not 0 <= correct <= n or n < 1:
+        raise EdgelabError(f"expected 0 <= correct <= n and n >= 1, got correct={correct} and n={n}")
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    share = correct / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return (0.0 if correct == 0 else centre - half), (1.0 if correct == n else centre + half)
+
+
+def accuracy(artifact: Artifact, split: Split) -> Accuracy:
+    """How many images of `split` the file classifies correctly, with a progress bar.
+
+    Raises EdgelabError where there are no images, or the images or the number of classes do not fit the file.
+    """
+    from tqdm.auto import tqdm
+
+    if not len(split):
+        raise EdgelabError(f"there are no images to measure {artifact.path.name} on")
+    predicted: list[np.ndarray] = []
+    with tqdm(desc=f"measuring {artifact.path.name}", total=len(split), unit="image", leave=False) as bar:
+        for logits in artifact.stream(split.images):
+            if split.labels.max() >= logits.shape[1]:
+                classes = int(split.labels.max()) + 1
+                raise EdgelabError(f"{artifact.path.name} knows {logits.shape[1]} classes, the images have {classes}")
+            predicted.append(logits.argmax(1))
+            bar.update(len(logits))
+    correct = int((np.concatenate(predicted) == split.labels).sum())
+    return Accuracy(correct, len(split), correct / len(split), *wilson(correct, len(split)))
+
+
+def sizes(path: Path) -> tuple[int, int]:
+    """Bytes of the file on disk, and of the file compressed with gzip at level 9 without a time stamp."""
+    content = path.read_bytes()
+    return len(content), len(gzip.compress(content, compresslevel=9, mtime=0))
+
+
+def operand_energy(table: LayerTable) -> float:
+    """The rule of thumb `energy.relative_energy` added up over the layers, each at the width it is stored in.
+
+    A MAC has two operands, a weight and an input value; where their widths differ (int8 weights, float inputs) their
+    mean is taken.
+    """
+    counted = (row for row in table.layers if row.weight_bits)
+    return sum(
+        relative_energy(
+            row.effective_macs, ((row.weight_bits or 0) + (row.activation_bits or row.weight_bits or 0)) / 2
+        )
+        for row in counted
+    )
+
+
+def measure(
+    artifact: Artifact, dataset: Dataset, *, chapter: str, technique: str, model: str, seed: int, train_seconds: float
+) -> Record:
+    """A ledger record of `artifact` on the test images of `dataset`, for `ledger.append`.
+
+    `train_seconds` is how long making the model took. Energy, memory and latency are not measured here: they stay
+    empty. Raises EdgelabError where data and file do not go together.
+    """
+    score = accuracy(artifact, dataset.test)
+    on_disk, compressed = sizes(artifact.path)
+    height, width, channels = dataset.test.images.shape[1:]
+    shape = (height, width, channels) if artifact.format == "tflite" else (channels, height, width)
+    table = layer_table(artifact.path, shape)
+    origin = provenance.collect()
+    return Record(
+        chapter=chapter,
+        technique=technique,
+        framework=artifact.framework,
+        runtime=artifact.runtime,
+        model=model,
+        data=dataset.name,
+        data_fingerprint=dataset.fingerprint,
+        seed=seed,
+        n_test=score.n,
+        accuracy=score.value,
+        accuracy_low=score.low,
+        accuracy_high=score.high,
+        bytes=on_disk,
+        gzip_bytes=compressed,
+        parameters=table.parameters,
+        nonzero=table.nonzero,
+        macs=table.macs,
+        effective_macs=table.effective_macs,
+        relative_energy=round(operand_energy(table), 6),
+        versions=origin["versions"],
+        commit=origin["commit"] or "unknown",
+        machine=origin["machine"],
+        wall_s=round(train_seconds, 3),
+        when=origin["when"],
+    )

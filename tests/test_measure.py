@@ -1,0 +1,137 @@
+"""A measurement says what a file does, how sure that is, and what it was made from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgelab import artifact, ledger, measure
+from edgelab.data import Dataset, Split, fingerprint
+from edgelab.errors import EdgelabError
+
+RNG = np.random.default_rng(0)
+
+
+def brightest(path: Path, shape: list[int | str] | None = None) -> artifact.Artifact:
+    """A file whose three logits are the means of the three channels."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    constants = [
+        numpy_helper.from_array(np.eye(3, dtype=np.float32)[:, :, None, None], "w"),
+        numpy_helper.from_array(np.array([2, 3]), "axes"),
+    ]
+    nodes = [
+        helper.make_node("Conv", ["images", "w"], ["c"]),
+        helper.make_node("ReduceMean", ["c", "axes"], ["logits"], keepdims=0),
+    ]
+    sizes = {"images": shape or ["n", 3, 32, 32], "logits": ["n", 3]}
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in sizes.items()]
+    graph = helper.make_graph(nodes, "brightest", ports[:1], ports[1:], constants)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return artifact.load(path)
+
+
+def coloured(n: int, wrong: int) -> Split:
+    """Images in which one channel is brightest; the first `wrong` labels name another."""
+    labels = np.arange(n) % 3
+    images = RNG.integers(0, 100, (n, 32, 32, 3), dtype=np.uint8)
+    images[np.arange(n), :, :, labels] += 100
+    labels[:wrong] = (labels[:wrong] + 1) % 3
+    return Split(images, labels.astype(np.int64))
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "low", "high"),
+    [  # Newcombe 1998, Stat. Med. 17:857-872, table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_against_published_values(correct: int, n: int, low: float, high: float) -> None:
+    assert measure.wilson(correct, n) == pytest.approx((low, high), abs=5e-5)
+    assert measure.wilson(n - correct, n) == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+def test_wilson_covers_what_it_promises() -> None:
+    shares = RNG.binomial(200, 0.9, 4000)
+    covered = np.mean([low <= 0.9 <= high for low, high in (measure.wilson(int(x), 200) for x in shares)])
+    assert 0.935 < covered < 0.965
+
+
+@pytest.mark.parametrize(("correct", "n"), [(-1, 5), (6, 5), (0, 0)])
+def test_wilson_refuses_what_is_no_count(correct: int, n: int) -> None:
+    with pytest.raises(EdgelabError, match=f"got correct={correct} and n={n}"):
+        measure.wilson(correct, n)
+
+
+def test_accuracy_counts_the_right_answers(tmp_path: Path) -> None:
+    score = measure.accuracy(brightest(tmp_path / "m.onnx"), coloured(40, wrong=6))
+    assert (score.correct, score.n, score.value) == (34, 40, 0.85)
+    assert (score.low, score.high) == measure.wilson(34, 40)
+    assert str(score) == "85.00 % (95 % interval 70.93 to 92.94), 34 of 40"
+
+
+def test_accuracy_does_not_depend_on_the_files_batch(tmp_path: Path) -> None:
+    split = coloured(40, wrong=6)
+    fixed = measure.accuracy(brightest(tmp_path / "fixed.onnx", [7, 3, 32, 32]), split)
+    assert fixed == measure.accuracy(brightest(tmp_path / "any.onnx"), split)
+
+
+def test_images_the_file_cannot_know_are_named(tmp_path: Path) -> None:
+    file, split = brightest(tmp_path / "m.onnx"), coloured(9, wrong=0)
+    with pytest.raises(EdgelabError, match=r"m\.onnx knows 3 classes, the images have 8"):
+        measure.accuracy(file, Split(split.images, split.labels + 5))
+    with pytest.raises(EdgelabError, match=r"no images to measure m\.onnx on"):
+        measure.accuracy(file, Split(split.images[:0], split.labels[:0]))
+
+
+def test_sizes_are_those_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "f.bin"
+    path.write_bytes(b"edge" * 1000)
+    on_disk, compressed = measure.sizes(path)
+    assert on_disk == 4000
+    assert compressed < 100 and (on_disk, compressed) == measure.sizes(path)
+
+
+def test_a_measurement_fills_a_record_that_the_ledger_takes(tmp_path: Path) -> None:
+    train, test = coloured(9, wrong=0), coloured(40, wrong=6)
+    names = ("red", "green", "blue")
+    dataset = Dataset("colours", train, train, test, names, fingerprint(train, test, names))
+    file = brightest(tmp_path / "m.onnx")
+    record = measure.measure(
+        file, dataset, chapter="01_baseline", technique="baseline", model="brightest", seed=3, train_seconds=1.23456
+    )
+    ledger.append(record, tmp_path / "ledger.csv")
+    assert ledger.check(tmp_path / "ledger.csv") == []
+    row = asdict(record)
+    assert (row["framework"], row["runtime"].split()[0]) == ("pytorch", "onnxruntime")
+    assert (row["data"], row["data_fingerprint"], row["n_test"]) == ("colours", dataset.fingerprint, 40)
+    assert (row["accuracy"], row["seed"], row["wall_s"]) == (0.85, 3, 1.235)
+    assert row["bytes"] == file.path.stat().st_size
+    assert (row["parameters"], row["nonzero"]) == (9, 3)
+    assert (row["macs"], row["effective_macs"]) == (9 * 1024, 3 * 1024)
+    assert row["relative_energy"] == pytest.approx(3 * 1024 / 1e6 * 4)
+    assert "onnxruntime" in row["versions"]
+    assert [name for name, value in row.items() if value is None] == [
+        "energy_uj",
+        "ram_bytes",
+        "latency_ms",
+        "latency_on",
+    ]
+
+
+@pytest.mark.parametrize(("weight", "activation", "expected"), [(32, 32, 43.40), (8, 8, 10.85), (8, 32, 27.12)])
+def test_relative_energy_of_the_plain_network(weight: int, activation: int, expected: float) -> None:
+    from edgelab.layers import Layer, LayerTable
+
+    macs = (884_736, 4_718_592, 4_718_592, 524_288, 2_560)
+    rows = tuple(
+        Layer("", "", (), (), macs=m, effective_macs=m, weight_bits=weight, activation_bits=activation) for m in macs
+    )
+    other = Layer("relu", "ReLU", (), (), activation_bits=32)
+    assert round(measure.operand_energy(LayerTable((*rows, other), {})), 2) == expected
