@@ -1,0 +1,255 @@
+"""Figures for notebooks and the book: each carries alternative text, a caption and the table it was drawn from.
+
+Colours are those of Okabe and Ito 2008 (Color Universal Design), which colour-blind readers tell apart; marker and line
+style say the same again, so that a figure can be read when printed in grey. The background is white in any theme.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from io import BytesIO
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from edgelab.errors import EdgelabError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+LINES = ("-", "--", "-.", ":")
+STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "font.family": "DejaVu Sans",
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "#d9d9d9",
+    "lines.linewidth": 1.8,
+    "lines.markersize": 7,
+    "svg.hashsalt": "edgelab",
+}
+TABLE_STYLE = "border-collapse:collapse;font-variant-numeric:tabular-nums"
+CELL_STYLE = "padding:0.2em 0.7em;border-bottom:1px solid #8888;text-align:"
+
+
+@dataclass(frozen=True, repr=False)
+class Table:
+    """A table that shows itself in a notebook; `html` is the whole element."""
+
+    html: str
+    caption: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        """The caption, for places that show text only."""
+        return f"[table: {self.caption}]"
+
+
+@dataclass(frozen=True, repr=False)
+class Figure:
+    """A drawing that shows itself in a notebook: `svg` bytes, `alt` text, `caption` and the `table` behind it."""
+
+    svg: bytes
+    alt: str
+    caption: str
+    table: Table
+
+    def _repr_html_(self) -> str:
+        style = "max-width:100%;height:auto;background:#fff"
+        source = f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
+        image = f'<img class="dark-light" alt="{escape(self.alt)}" style="{style}" src="{source}">'
+        details = f"<details><summary>The numbers behind this figure</summary>{self.table.html}</details>"
+        return f'<figure style="margin:1em 0">{image}<figcaption>{escape(self.caption)}</figcaption>{details}</figure>'
+
+    def __repr__(self) -> str:
+        """The alternative text, for places that show text only."""
+        return f"[figure: {self.alt}]"
+
+
+def table(frame: pd.DataFrame, caption: str) -> Table:
+    """`frame` as an HTML table without its index: numbers to the right, missing values empty, text escaped."""
+    from pandas.api.types import is_numeric_dtype
+
+    sides = ["right" if is_numeric_dtype(frame[name]) else "left" for name in frame.columns]
+    head = "".join(_cell("th", str(name), side) for name, side in zip(frame.columns, sides, strict=True))
+    rows = (
+        "".join(_cell("td", _shown(value), side) for value, side in zip(row, sides, strict=True))
+        for row in frame.itertuples(index=False, name=None)
+    )
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    title = f'<caption style="text-align:left">{escape(caption)}</caption>'
+    inner = f"{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return Table(
+        f'<div style="overflow:auto;max-height:28em"><table style="{TABLE_STYLE}">{inner}</table></div>', caption
+    )
+
+
+def _cell(tag: str, text: str, side: str) -> str:
+    scope = ' scope="col"' if tag == "th" else ""
+    return f'<{tag}{scope} style="{CELL_STYLE}{side}">{escape(text)}</{tag}>'
+
+
+def _shown(value: object) -> str:
+    import pandas as pd
+
+    if pd.isna(value):  # type: ignore[call-overload]
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _style(index: int) -> dict[str, str]:
+    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def _canvas(columns: int) -> tuple[Canvas, list[Axes]]:
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(4.4 * columns if columns > 1 else 7.2, 4.2), layout="constrained", facecolor="white")
+    return canvas, list(canvas.subplots(1, columns, squeeze=False)[0])
+
+
+def _svg(canvas: Canvas) -> bytes:
+    buffer = BytesIO()
+    canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Validation accuracy and training loss by epoch, one line for every entry of `histories`.
+
+    A history is what `train` returns: one row an epoch with `epoch`, `loss` and `validation_accuracy` (0..1).
+    Raises EdgelabError where there is none or one is empty.
+    """
+    import matplotlib as mpl
+    from matplotlib.ticker import MaxNLocator
+
+    empty = [name for name, rows in histories.items() if not rows]
+    if empty or not histories:
+        raise EdgelabError(
+            f"no learning curve to draw{' for ' + ', '.join(empty) if empty else ''}: train a model first"
+        )
+    with mpl.rc_context(STYLE):
+        canvas, axes = _canvas(2)
+        for index, (name, rows) in enumerate(histories.items()):
+            _curve(axes[0], name, rows, "validation_accuracy", 100, index)
+            _curve(axes[1], name, rows, "loss", 1, index)
+        for ax, label in zip(axes, ("validation accuracy, %", "training loss"), strict=True):
+            ax.set(xlabel="epoch", ylabel=label)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes[0].legend(loc="lower right")
+        svg = _svg(canvas)
+    ends = [_course_of(name, rows) for name, rows in histories.items()]
+    caption = "Learning curves: accuracy on the validation images and loss on the training images after each epoch."
+    return Figure(
+        svg, f"Learning curves. {' '.join(ends)}", caption, table(_by_epoch(histories), "Learning curves by epoch")
+    )
+
+
+def _by_epoch(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> pd.DataFrame:
+    """One row an epoch, two columns a history."""
+    import pandas as pd
+
+    columns = {}
+    for name, rows in histories.items():
+        epochs = [row["epoch"] for row in rows]
+        columns[f"{name}: loss"] = pd.Series([row["loss"] for row in rows], epochs)
+        columns[f"{name}: validation accuracy, %"] = pd.Series(
+            [100 * row["validation_accuracy"] for row in rows], epochs
+        )
+    return pd.DataFrame(columns).rename_axis("epoch").reset_index()
+
+
+def _curve(ax: Axes, name: str, rows: Sequence[Mapping[str, float]], key: str, scale: float, index: int) -> None:
+    epochs, values = [row["epoch"] for row in rows], [scale * row[key] for row in rows]
+    spacing = (index % 3, max(1, len(rows) // 8))
+    line = LINES[index % len(LINES)]
+    ax.plot(epochs, values, label=name, linestyle=line, markevery=spacing if len(rows) > 8 else 1, **_style(index))  # type: ignore[arg-type]
+
+
+def _course_of(name: str, rows: Sequence[Mapping[str, float]]) -> str:
+    scores = [row["validation_accuracy"] for row in rows]
+    best = max(range(len(rows)), key=lambda i: scores[i])
+    return (
+        f"{name}: from {scores[0]:.1%} after the first epoch to {scores[-1]:.1%} after {len(rows)}, "
+        f"best {scores[best]:.1%} in epoch {int(rows[best]['epoch'])}."
+    )
+
+
+def accuracy_against_size(ledger: pd.DataFrame) -> Figure:
+    """Test accuracy with its 95 % interval against the bytes of the file, one point for every row of `ledger`.
+
+    Marker and colour say which model, filled points are TensorFlow's files and hollow ones PyTorch's.
+    Raises EdgelabError where there are no rows.
+    """
+    import matplotlib as mpl
+
+    if ledger.empty:
+        raise EdgelabError("no measurements to draw: run a chapter that measures something first")
+    frame = ledger.sort_values(["model", "bytes"])
+    rows: list[Any] = frame.to_dict("records")
+    models = list(dict.fromkeys(frame["model"]))
+    with mpl.rc_context(STYLE):
+        canvas, (ax,) = _canvas(1)
+        for row in rows:
+            _point(ax, row, models.index(row["model"]))
+        ax.set(xlabel="size of the model file, kB (logarithmic)", ylabel="test accuracy, %", xscale="log")
+        _plain_numbers(ax)
+        _legend(ax, models, sorted(set(frame["framework"])))
+        svg = _svg(canvas)
+    numbers = frame[["model", "technique", "framework", "data", "seed", "bytes"]].assign(
+        **{name.replace("_", " ") + ", %": 100 * frame[name] for name in ("accuracy", "accuracy_low", "accuracy_high")}
+    )
+    best, smallest = max(rows, key=itemgetter("accuracy")), min(rows, key=itemgetter("bytes"))
+    alt = (
+        f"Accuracy against file size for {len(frame)} model files. Most accurate: {_told(best)}. "
+        f"Smallest: {_told(smallest)}."
+    )
+    data = " and ".join(sorted(set(frame["data"])))
+    caption = f"Test accuracy on {data} against the size of the model file; bars are 95 % intervals."
+    return Figure(svg, alt, caption, table(numbers, "Accuracy and size of every file"))
+
+
+def _point(ax: Axes, row: Mapping[str, Any], index: int) -> None:
+    accuracy = 100 * row["accuracy"]
+    interval = [[accuracy - 100 * row["accuracy_low"]], [100 * row["accuracy_high"] - accuracy]]
+    style = _style(index)
+    fill = style["color"] if row["framework"] == "tensorflow" else "white"
+    ax.errorbar(row["bytes"] / 1000, accuracy, interval, capsize=4, linestyle="", mfc=fill, mew=1.6, **style)  # type: ignore[arg-type]
+
+
+def _plain_numbers(ax: Axes) -> None:
+    """Tick labels such as 50, 100, 200 in place of powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.4g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.margins(0.12)
+
+
+def _legend(ax: Axes, models: Sequence[str], frameworks: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    entries = [Line2D([], [], linestyle="", label=model, **_style(i)) for i, model in enumerate(models)]  # type: ignore[arg-type]
+    for framework in frameworks:
+        fill = "#555555" if framework == "tensorflow" else "white"
+        label = {"tensorflow": "filled: TensorFlow", "pytorch": "hollow: PyTorch"}.get(framework, framework)
+        entries.append(Line2D([], [], linestyle="", marker="o", color="#555555", mfc=fill, mew=1.6, label=label))
+    ax.legend(handles=entries, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    return (
+        f"{row['model']} ({row['technique']}, {row['framework']}) with {row['accuracy']:.1%} at {row['bytes']:,} bytes"
+    )

@@ -1,0 +1,162 @@
+"""A figure says in words and numbers what it draws, and stays readable in grey and on any background."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from edgelab import plots
+from edgelab.errors import EdgelabError
+
+HISTORIES = {
+    "plain_cnn": [
+        {"epoch": i + 1, "loss": 2.3 / (i + 1), "validation_accuracy": 0.4 + 0.02 * i, "seconds": 1.0}
+        for i in range(20)
+    ],
+    "resnet8 <b>": [{"epoch": 1, "loss": 1.5, "validation_accuracy": 0.5, "seconds": 2.0}],
+}
+LEDGER = pd.DataFrame(
+    [
+        ("plain_cnn", "baseline", "tensorflow", "digits", 0, 2_485_388, 0.80, 0.79, 0.81),
+        ("plain_cnn", "baseline", "pytorch", "digits", 0, 2_483_474, 0.81, 0.80, 0.82),
+        ("ds_cnn", "ptq_int8", "tensorflow", "digits", 0, 120_000, 0.84, 0.83, 0.85),
+    ],
+    columns=["model", "technique", "framework", "data", "seed", "bytes", "accuracy", "accuracy_low", "accuracy_high"],
+)
+VOID = {"img", "br"}
+
+
+class Outline(HTMLParser):
+    """Elements in order, with a check that all are closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def attributes(self, tag: str) -> dict:
+        return next(attributes for name, attributes in self.found if name == tag)
+
+    def tags(self) -> list[str]:
+        return [name for name, _ in self.found]
+
+
+@pytest.fixture(params=["curves", "sizes"])
+def figure(request: pytest.FixtureRequest) -> plots.Figure:
+    return plots.learning_curves(HISTORIES) if request.param == "curves" else plots.accuracy_against_size(LEDGER)
+
+
+def test_a_figure_is_an_image_with_words_and_its_table(figure: plots.Figure) -> None:
+    html = figure._repr_html_()
+    outline = Outline(html)
+    assert [tag for tag in outline.tags() if tag in ("figure", "img", "figcaption", "details", "summary", "table")] == [
+        *("figure", "img", "figcaption", "details", "summary", "table")
+    ]
+    image = outline.attributes("img")
+    kind, _, content = image["src"].partition(",")
+    assert kind == "data:image/svg+xml;base64" and base64.b64decode(content) == figure.svg
+    assert image["alt"] == figure.alt and len(figure.alt) > 60
+    assert "background:#fff" in image["style"]
+    assert figure.caption in outline.text
+    assert "\n" not in html and "http" not in re.sub(r"base64,[^\"]*", "", html)
+    assert repr(figure) == f"[figure: {figure.alt}]"
+
+
+def test_a_figure_is_white_and_the_same_bytes_each_time(figure: plots.Figure) -> None:
+    again = plots.learning_curves(HISTORIES) if "Learning" in figure.alt else plots.accuracy_against_size(LEDGER)
+    assert again.svg == figure.svg
+    assert b"fill: #ffffff" in figure.svg and b"dc:date" not in figure.svg
+
+
+def test_learning_curves_in_words_and_numbers() -> None:
+    figure = plots.learning_curves(HISTORIES)
+    assert "plain_cnn: from 40.0% after the first epoch to 78.0% after 20, best 78.0% in epoch 20." in figure.alt
+    outline = Outline(figure._repr_html_())
+    assert outline.tags().count("tr") == 21
+    heads = outline.text[outline.text.index("epoch") :][:5]
+    assert heads[1:3] == ["plain_cnn: loss", "plain_cnn: validation accuracy, %"]
+    assert "resnet8 <b>: loss" in heads, "names must be escaped"
+    assert outline.text.count("78") == 1
+
+
+def test_accuracy_against_size_in_words_and_numbers() -> None:
+    figure = plots.accuracy_against_size(LEDGER)
+    assert "3 model files" in figure.alt
+    assert "Most accurate: ds_cnn (ptq_int8, tensorflow) with 84.0% at 120,000 bytes" in figure.alt
+    text = Outline(figure._repr_html_()).text
+    for cell in ("2,485,388", "2,483,474", "120,000", "84", "83", "85"):
+        assert cell in text
+    assert "digits" in figure.caption
+
+
+def test_model_framework_and_interval_are_drawn_apart() -> None:
+    from matplotlib.figure import Figure as Canvas
+
+    ax = Canvas().subplots()
+    for i, row in enumerate(LEDGER.to_dict("records")):
+        plots._point(ax, row, i // 2)
+    points = [container.lines[0] for container in ax.containers]
+    assert points[0].get_marker() == points[1].get_marker() != points[2].get_marker()
+    assert points[0].get_color() == points[1].get_color() != points[2].get_color()
+    assert points[0].get_markerfacecolor() == points[0].get_color()
+    assert points[1].get_markerfacecolor() == "white"
+    segment = ax.containers[2].lines[2][0].get_segments()[0]
+    assert segment[:, 1].tolist() == pytest.approx([83, 85])
+
+
+def test_no_two_of_many_models_look_the_same() -> None:
+    looks = {(style["color"], style["marker"]) for style in map(plots._style, range(20))}
+    assert len(looks) == 20
+
+
+def test_nothing_to_draw_is_one_line() -> None:
+    with pytest.raises(EdgelabError, match="no learning curve to draw: train a model first"):
+        plots.learning_curves({})
+    with pytest.raises(EdgelabError, match="no learning curve to draw for resnet8: train"):
+        plots.learning_curves({"resnet8": []})
+    with pytest.raises(EdgelabError, match="no measurements to draw: run a chapter"):
+        plots.accuracy_against_size(LEDGER[:0])
+
+
+def test_a_table_shows_numbers_to_the_right_and_escapes_text() -> None:
+    frame = pd.DataFrame(
+        {"name": ["<script>", None], "n": [1234567, 2], "share": [0.123456, np.nan], "on": [True, False]}
+    )
+    shown = plots.table(frame, "a & b")
+    outline = Outline(shown._repr_html_())
+    assert outline.text == [
+        "a & b",
+        "name",
+        "n",
+        "share",
+        "on",
+        "<script>",
+        "1,234,567",
+        "0.1235",
+        "True",
+        "2",
+        "False",
+    ]
+    assert "script" not in outline.tags()
+    cells = [attributes["style"].rpartition(":")[2] for tag, attributes in outline.found if tag == "td"]
+    assert cells[:3] == ["left", "right", "right"]
+    assert repr(shown) == "[table: a & b]"
