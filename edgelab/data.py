@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from edgelab._guard import find_problems as find_problems
+from edgelab.errors import EdgelabError
+
 VALIDATION_SHARE = 0.1
+TEST_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class Split:
     labels: np.ndarray
 
     def __len__(self) -> int:
+        """Number of images."""
         return len(self.labels)
 
 
@@ -37,6 +43,24 @@ class Dataset:
     test: Split
     class_names: tuple[str, ...]
     fingerprint: str
+
+
+@dataclass(frozen=True)
+class Unsplit:
+    """A data set as it was found, before the validation split is taken from `train`."""
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images come from: `key` stands for their name and content, `read(image_size)` decodes them."""
+
+    key: str
+    read: Callable[[int | None], Unsplit]
 
 
 def normalise(images: np.ndarray) -> np.ndarray:
@@ -56,11 +80,11 @@ def stratified_holdout(labels: np.ndarray, share: float, seed: int = 0) -> tuple
 
 
 def fingerprint(train: Split, test: Split, class_names: tuple[str, ...]) -> str:
-    """SHA-256 over class names, shapes, pixels and labels of the training images (before the split) and the test images."""
+    """SHA-256 over class names, shapes, pixels and labels of the training (before the split) and the test images."""
     digest = hashlib.sha256("\n".join(class_names).encode())
     for split in (train, test):
         digest.update(str(split.images.shape).encode())
-        digest.update(np.ascontiguousarray(split.images))
+        digest.update(np.ascontiguousarray(split.images).data)
         digest.update(split.labels.astype("<i8").tobytes())
     return digest.hexdigest()
 
@@ -70,3 +94,60 @@ def cache_folder() -> Path:
     from platformdirs import user_cache_path
 
     return Path(os.environ["EDGELAB_CACHE"]) if os.environ.get("EDGELAB_CACHE") else user_cache_path("edgelab")
+
+
+def load(name_or_path: str | Path = "digits", *, image_size: int | None = None) -> Dataset:
+    """The data set of that name, or the image folder or archive at that path.
+
+    - `digits`: scikit-learn's 1,797 handwritten digits, 8x8 grey values enlarged to 32x32 RGB; a fifth is for testing.
+    - `cifar10`: the official archive or its extracted folder in EDGELAB_DATA (a folder, or CIFAR-10 itself), else the
+      JPEG copy there (said on standard error and named cifar10-jpeg), else the cache, else downloaded.
+    - `cifar10-jpeg`: that copy.
+    - a folder, .tar, .tar.gz, .tar.xz or .zip of jpg, png or webp images as train/<class>/* and test/<class>/*, or as
+      <class>/*, of which a fifth becomes the test split. Classes and, within them, images are sorted by name. Other
+      files and hidden ones are passed over. It is named after the folder or archive, unless it is recompressed
+      CIFAR-10, which is always named cifar10-jpeg.
+
+    `image_size` resizes every image to a square of that many pixels; without it all must be of one size. A tenth of the
+    training images of each class, always the same ones, is the validation split. Pixels are decoded once, kept in
+    `cache_folder()` and mapped from there; changes to the arrays stay in memory.
+
+    Raises EdgelabError, one line, where a data set is missing, unreadable, not official where it must be, unsafe or too
+    large to unpack, laid out in another way, of several sizes, or short of classes or of images in one of them. What
+    `find_problems` finds when a data set is first decoded is a warning on standard error.
+    """
+    if image_size is not None and not (isinstance(image_size, int) and 8 <= image_size <= 1024):
+        raise EdgelabError(f"expected image_size from 8 to 1024 pixels, got {image_size!r}")
+    wanted = str(name_or_path)
+    if wanted == "digits":
+        return _divided(_digits(image_size or 32))
+    from edgelab import _cache, _cifar, _images
+
+    if wanted in ("cifar10", "cifar10-jpeg"):
+        source = _cifar.find(wanted)
+    else:
+        path = Path(wanted).expanduser()
+        is_official = path.name == _cifar.ARCHIVE or (path / "data_batch_1").is_file()
+        source = _cifar.official(path) if is_official and path.exists() else _images.source(path)
+    return _cache.cached(f"{source.key} {image_size}", lambda: _divided(source.read(image_size)))
+
+
+def _divided(found: Unsplit) -> Dataset:
+    """`found` with its validation split taken from the training images."""
+    kept, held = stratified_holdout(found.train.labels, VALIDATION_SHARE)
+    train, validation = (Split(found.train.images[i], found.train.labels[i]) for i in (kept, held))
+    mark = fingerprint(found.train, found.test, found.class_names)
+    return Dataset(found.name, train, validation, found.test, found.class_names, mark)
+
+
+def _digits(size: int) -> Unsplit:
+    """Grey values 0..16 as 0..255, enlarged bilinearly, three times the same channel."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    grey, labels = load_digits(return_X_y=True)
+    small = (grey.reshape(-1, 8, 8) * 255 / 16).round().astype(np.uint8)
+    large = [np.asarray(Image.fromarray(g).resize((size, size), Image.Resampling.BILINEAR)) for g in small]
+    images = np.repeat(np.stack(large)[..., None], 3, axis=3)
+    train, test = (Split(images[i], labels[i].astype(np.int64)) for i in stratified_holdout(labels, TEST_SHARE))
+    return Unsplit("digits", train, test, tuple(map(str, range(10))))

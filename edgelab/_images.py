@@ -1,0 +1,313 @@
+"""Image folders and archives of them, read member by member in memory: nothing is ever extracted to disk."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import re
+import stat
+import tarfile
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
+
+from edgelab._guard import CIFAR_CLASSES, CIFAR_COUNTS, has_jpeg_blocks
+from edgelab.data import TEST_SHARE, Source, Split, Unsplit, stratified_holdout
+from edgelab.errors import EdgelabError
+from edgelab.files import file_hash
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+JPEGS = (".jpg", ".jpeg")
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".zip")
+RESERVED = ("digits", "cifar10", "cifar10-jpeg")
+LAYOUTS = "train/<class>/* and test/<class>/*, or <class>/*"
+MAX_TOTAL = 4 * 2**30
+MAX_IMAGE = 64 * 2**20
+
+Parts = tuple[str, ...]
+Member = tuple[Parts, bytes | None]
+"""Path below the source, split at the slashes, and the content of an image file; None for a folder."""
+
+
+def source(path: Path) -> Source:
+    """The image folder or archive at `path`. Raises EdgelabError where there is neither."""
+    members: Callable[[Path], Iterator[Member]]
+    suffix = next((s for s in sorted(ARCHIVES, key=len, reverse=True) if path.name.lower().endswith(s)), "")
+    if path.is_dir():
+        name, members, key = path.resolve().name, _folder_members, _folder_key(path)
+    elif path.is_file() and suffix:
+        name, members = path.name[: -len(suffix)], _zip_members if suffix == ".zip" else _tar_members
+        key = file_hash(path)
+    elif path.exists():
+        raise EdgelabError(f"expected an image folder or an archive ({', '.join(ARCHIVES)}), got the file {path}")
+    else:
+        raise EdgelabError(
+            f"there is no data set {str(path)!r}: expected digits, cifar10, cifar10-jpeg, "
+            f"or the path of an image folder or archive ({', '.join(ARCHIVES)})"
+        )
+    return Source(f"{name} {key}", lambda image_size: _read(path, name, members(path), image_size))
+
+
+def resized(image: Image.Image, size: int) -> Image.Image:
+    """`image` as a square of `size` pixels a side; another aspect ratio is squeezed, not cropped."""
+    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _listed(path: Path) -> Iterator[tuple[Parts, Path, bool]]:
+    """Every folder (True) and image file (False) below the folder `path`, hidden ones left out."""
+    for root, folders, files in os.walk(path):
+        folders.sort()
+        for name in sorted(folders + files):
+            parts = (*Path(root).relative_to(path).parts, name)
+            if _is_visible(parts) and (name in folders or name.lower().endswith(IMAGES)):
+                yield parts, Path(root, name), name in folders
+
+
+def _folder_key(path: Path) -> str:
+    """Digest over where a folder is and the names, sizes and times of change of what is in it."""
+    digest = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape"))
+    for parts, file, is_folder in _listed(path):
+        try:
+            facts = () if is_folder else (file.stat().st_size, file.stat().st_mtime_ns)
+        except OSError as error:
+            raise EdgelabError(f"cannot read the image {file}: {error.strerror}") from error
+        digest.update(repr((parts, facts)).encode())
+    return digest.hexdigest()
+
+
+def _folder_members(path: Path) -> Iterator[Member]:
+    for parts, file, is_folder in tqdm(list(_listed(path)), f"reading {path.name}", unit="file", delay=1):
+        try:
+            yield parts, None if is_folder else file.read_bytes()
+        except OSError as error:
+            raise EdgelabError(f"cannot read the image {file}: {error.strerror}") from error
+
+
+class _Counted:
+    """A stream that ends in an error beyond `MAX_TOTAL` bytes and remembers where its last non-zero byte was."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.total, self.used = stream, 0, 0
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes."""
+        chunk = self.stream.read(size)
+        if content := len(chunk.rstrip(b"\0")):
+            self.used = self.total + content
+        self.total += len(chunk)
+        if self.total > MAX_TOTAL:
+            raise EdgelabError(f"expected at most {MAX_TOTAL / 2**30:g} GiB once unpacked, got more")
+        return chunk
+
+
+def _tar_members(path: Path) -> Iterator[Member]:
+    """The images and folders in a .tar, .tar.gz or .tar.xz, in the order they stand there."""
+    with (
+        path.open("rb") as file,
+        tqdm.wrapattr(file, "read", path.stat().st_size, desc=f"reading {path.name}", delay=1) as raw,
+        _decompressed(path, raw) as stream,
+    ):
+        counted: Any = _Counted(stream)
+        with tarfile.open(fileobj=counted, mode="r|") as tar:
+            for member in tar:
+                parts = _safe_parts(member.name)
+                if member.isdir():
+                    yield parts, None
+                elif not member.isfile():
+                    raise EdgelabError(f"expected only files and folders, got the link or device {member.name!r}")
+                elif _is_image(parts, member.size) and (content := tar.extractfile(member)):
+                    yield parts, content.read()
+            while counted.read(1 << 20):
+                pass
+            # tarfile ends quietly at a header it cannot read; a whole archive ends with zeros behind its last member.
+            if not counted.used <= tar.offset < counted.total:
+                raise EdgelabError("unexpected end: the archive is truncated or damaged")
+
+
+def _decompressed(path: Path, raw: Any) -> AbstractContextManager[Any]:
+    if path.name.lower().endswith("xz"):
+        return lzma.open(raw)
+    return gzip.open(raw) if path.name.lower().endswith("gz") else nullcontext(raw)
+
+
+def _zip_members(path: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > MAX_TOTAL:
+            raise EdgelabError(f"expected at most {MAX_TOTAL / 2**30:g} GiB once unpacked, got more")
+        for member in tqdm(members, f"reading {path.name}", unit="file", delay=1):
+            parts = _safe_parts(member.filename)
+            if stat.S_ISLNK(member.external_attr >> 16):
+                raise EdgelabError(f"expected only files and folders, got the link {member.filename!r}")
+            if member.is_dir():
+                yield parts, None
+            elif _is_image(parts, member.file_size):
+                yield parts, archive.read(member)
+
+
+def _safe_parts(name: str) -> Parts:
+    """The parts of a member's name. Raises EdgelabError where it leads out of the archive."""
+    plain = name.replace("\\", "/")
+    parts = PurePosixPath(plain).parts
+    if plain.startswith("/") or ".." in parts or re.match("[A-Za-z]:", plain):
+        raise EdgelabError(f"expected names that stay inside the archive, got {name!r}")
+    return parts
+
+
+def _is_visible(parts: Parts) -> bool:
+    return not any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def _is_image(parts: Parts, size: int) -> bool:
+    """Whether a member is a visible image file. Raises EdgelabError where it is too large to be one."""
+    if not parts or not parts[-1].lower().endswith(IMAGES) or not _is_visible(parts):
+        return False
+    if not 0 <= size <= MAX_IMAGE:
+        raise EdgelabError(f"expected image files of at most {MAX_IMAGE // 2**20} MiB, got {'/'.join(parts)}")
+    return True
+
+
+def _read(path: Path, name: str, members: Iterator[Member], image_size: int | None) -> Unsplit:
+    """Every image of `members`, decoded and in order: sorted by class, then by file name."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            images, folders, sizes = _decoded(members, image_size)
+        places = _arranged(images, folders)
+    except EdgelabError as error:
+        raise EdgelabError(f"{path}: {error}") from error
+    # Damaged archives make the standard library raise struct.error, KeyError, RuntimeError and more.
+    except Exception as error:
+        raise EdgelabError(
+            f"{path}: cannot be read, truncated or damaged? ({_one_line(error)}); fetch or make it again"
+        ) from error
+    class_names = tuple(sorted({label for _, label, _ in places}))
+    train, test = (
+        [(class_names.index(label), parts) for split, label, parts in places if split in wanted]
+        for wanted in (("train", "all"), ("test",))
+    )
+    splits = [_stacked(images, part) for part in (train, test)]
+    if not test:
+        kept, held = stratified_holdout(splits[0].labels, TEST_SHARE)
+        splits = [Split(splits[0].images[i], splits[0].labels[i]) for i in (kept, held)]
+    has_jpegs = sizes == {(32, 32)} and (all(p[-1].lower().endswith(JPEGS) for p in images) or _has_blocks(splits[0]))
+    if has_jpegs and _is_cifar(class_names, splits):
+        name = "cifar10-jpeg"
+    elif name in RESERVED:
+        name += "-folder"
+    return Unsplit(name, splits[0], splits[1], class_names)
+
+
+def _decoded(
+    members: Iterable[Member], image_size: int | None
+) -> tuple[dict[Parts, np.ndarray], set[Parts], set[tuple[int, int]]]:
+    """The pixels of every image, the folders, and the sizes (width, height) of the images as they come."""
+    images: dict[Parts, np.ndarray] = {}
+    folders, sizes = set(), set()
+    first, total = "", 0
+    for parts, content in members:
+        name = "/".join(parts)
+        if content is None:
+            folders.add(parts)
+            continue
+        images[parts], size = _pixels(content, name, image_size)
+        sizes.add(size)
+        first = first or f"{name} is {size[0]}x{size[1]}"
+        if image_size is None and len(sizes) > 1:
+            raise EdgelabError(
+                f"expected images of one size, but {first} and {name} is {size[0]}x{size[1]}: "
+                "pass image_size=32 (or another size) to resize them"
+            )
+        total += images[parts].nbytes
+        if total > MAX_TOTAL:
+            raise EdgelabError(f"expected at most {MAX_TOTAL / 2**30:g} GiB of pixels: pass a smaller image_size")
+    return images, folders, sizes
+
+
+def _pixels(content: bytes, name: str, image_size: int | None) -> tuple[np.ndarray, tuple[int, int]]:
+    """One image as uint8 (height, width, 3), upright as its EXIF data says, and its own size."""
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP")) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError("more than 8 bits a pixel, save it with 8")
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            return np.asarray(resized(upright, image_size) if image_size else upright), upright.size
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
+    except Exception as error:
+        raise EdgelabError(f"cannot read the image {name} ({_one_line(error)}): mend or remove it") from error
+
+
+def _one_line(error: Exception) -> str:
+    text = re.sub(r"<_io\.BytesIO object at \w+>", "the file", str(error) or type(error).__name__)
+    return " ".join(text.split())
+
+
+def _arranged(images: Iterable[Parts], folders: Iterable[Parts]) -> list[tuple[str, str, Parts]]:
+    """(split, class, path) of every image, sorted; split is train, test, or all where there is no such layer.
+
+    Folders around the data set are looked through. Raises EdgelabError where the layout is none of `LAYOUTS` or a class
+    is too small: training, validation and test images need at least one each.
+    """
+    paths = sorted(images)
+    if not paths:
+        raise EdgelabError(f"expected images ({', '.join(IMAGES)}) as {LAYOUTS}, found none")
+    depth = 0
+    while len(tops := {p[depth] for p in [*paths, *folders] if len(p) > depth}) == 1 and tops != {"test"}:
+        if min(map(len, paths)) < depth + 3:
+            break
+        depth += 1
+    is_split = {top.lower() for top in tops} >= {"train", "test"}
+    length = depth + (3 if is_split else 2)
+
+    def split(parts: Parts) -> str:
+        return parts[depth].lower() if is_split else "all"
+
+    known = ("train", "test") if is_split else ("all",)
+    if wrong := next((p for p in paths if len(p) != length or split(p) not in known), None):
+        raise EdgelabError(f"expected {LAYOUTS}, found {'/'.join(wrong)}")
+    places = [(split(p), p[-2], p) for p in paths]
+    classes = [(split(p), p[-1]) for p in folders if len(p) == length - 1 and split(p) in known]
+    _check_classes(places, classes)
+    return places
+
+
+def _check_classes(places: list[tuple[str, str, Parts]], folders: list[tuple[str, str]]) -> None:
+    counts = Counter((split, label) for split, label, _ in places)
+    names = sorted({label for _, label in [*counts, *folders]})
+    if len(names) < 2:
+        raise EdgelabError(f"expected two classes or more as {LAYOUTS}, found only {names[0]!r}")
+    least = {"all": 3} if places[0][0] == "all" else {"train": 2, "test": 1}
+    for label in names:
+        for split, needed in least.items():
+            if counts[split, label] < needed:
+                where = "" if split == "all" else f" in {split}/"
+                images = f"{needed} image{'s' if needed > 1 else ''}"
+                raise EdgelabError(
+                    f"expected at least {images} of class {label!r}{where}, found {counts[split, label]}"
+                )
+
+
+def _stacked(images: dict[Parts, np.ndarray], part: list[tuple[int, Parts]]) -> Split:
+    if not part:
+        return Split(np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0, np.int64))
+    return Split(np.stack([images[parts] for _, parts in part]), np.array([label for label, _ in part], np.int64))
+
+
+def _has_blocks(split: Split) -> bool:
+    return split.images.shape[1:3] == (32, 32) and has_jpeg_blocks(split.images)
+
+
+def _is_cifar(class_names: tuple[str, ...], splits: list[Split]) -> bool:
+    counts = [np.bincount(split.labels).tolist() for split in splits]
+    return class_names == CIFAR_CLASSES and counts == [[count] * 10 for count in CIFAR_COUNTS]
