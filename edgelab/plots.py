@@ -189,7 +189,7 @@ def _course_of(name: str, rows: Sequence[Mapping[str, float]]) -> str:
 def accuracy_against_size(ledger: pd.DataFrame) -> Figure:
     """Test accuracy with its 95 % interval against the bytes of the file, one point for every row of `ledger`.
 
-    Marker and colour say which model, filled points are TensorFlow's files and hollow ones PyTorch's.
+    Marker and colour say which model, filled points are TensorFlow's files and rings PyTorch's.
     Raises EdgelabError where there are no rows.
     """
     import matplotlib as mpl
@@ -223,9 +223,14 @@ def accuracy_against_size(ledger: pd.DataFrame) -> Figure:
 def _point(ax: Axes, row: Mapping[str, Any], index: int) -> None:
     accuracy = 100 * row["accuracy"]
     interval = [[accuracy - 100 * row["accuracy_low"]], [100 * row["accuracy_high"] - accuracy]]
-    style = _style(index)
-    fill = style["color"] if row["framework"] == "tensorflow" else "white"
-    ax.errorbar(row["bytes"] / 1000, accuracy, interval, capsize=4, linestyle="", mfc=fill, mew=1.6, **style)  # type: ignore[arg-type]
+    style = _style(index) | _framework_style(row["framework"], COLOURS[index % len(COLOURS)])
+    ax.errorbar(row["bytes"] / 1000, accuracy, interval, capsize=4, linestyle="", **style)
+
+
+def _framework_style(framework: str, colour: str) -> dict[str, Any]:
+    """A small filled point or a larger ring: the same network in both frameworks shows as a point within a ring."""
+    filled = framework == "tensorflow"
+    return {"mfc": colour if filled else "none", "ms": 6 if filled else 11, "mew": 1.6, "zorder": 3 if filled else 2}
 
 
 def _plain_numbers(ax: Axes) -> None:
@@ -243,9 +248,9 @@ def _legend(ax: Axes, models: Sequence[str], frameworks: Sequence[str]) -> None:
 
     entries = [Line2D([], [], linestyle="", label=model, **_style(i)) for i, model in enumerate(models)]  # type: ignore[arg-type]
     for framework in frameworks:
-        fill = "#555555" if framework == "tensorflow" else "white"
-        label = {"tensorflow": "filled: TensorFlow", "pytorch": "hollow: PyTorch"}.get(framework, framework)
-        entries.append(Line2D([], [], linestyle="", marker="o", color="#555555", mfc=fill, mew=1.6, label=label))
+        label = {"tensorflow": "filled: TensorFlow", "pytorch": "ring: PyTorch"}.get(framework, framework)
+        style = _framework_style(framework, "#555555")
+        entries.append(Line2D([], [], linestyle="", marker="o", color="#555555", label=label, **style))
     ax.legend(handles=entries, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 
 

@@ -496,3 +496,19 @@ def test_what_cannot_be_counted_is_named(tmp_path: Path) -> None:
         layer_table(3)  # type: ignore[arg-type]
     with pytest.raises(EdgelabError, match=r"Linear does not run on the input shape \(7,\)"):
         layer_table(nn.Linear(6, 2), (7,))
+
+
+def test_counting_one_form_loads_no_framework_of_another(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    onnx_path = onnx_file(tmp_path / "m.onnx", [("MatMul", ["x", "w"], ["y"], {})], ["n", 6], w=weights(6, 6))
+    source = (
+        f"import sys; from edgelab.layers import layer_table; assert layer_table({str(onnx_path)!r}).macs == 36\n"
+        "import edgelab.artifact, edgelab.ledger, edgelab.plots, edgelab.layers.torch_module\n"
+        "heavy = {'torch', 'tensorflow', 'tf_keras', 'keras', 'matplotlib', 'pandas', 'ai_edge_litert'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    folder = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=folder)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -118,7 +118,8 @@ def test_model_framework_and_interval_are_drawn_apart() -> None:
     assert points[0].get_marker() == points[1].get_marker() != points[2].get_marker()
     assert points[0].get_color() == points[1].get_color() != points[2].get_color()
     assert points[0].get_markerfacecolor() == points[0].get_color()
-    assert points[1].get_markerfacecolor() == "white"
+    assert points[1].get_markerfacecolor() == "none", "a ring shows the point it surrounds"
+    assert points[1].get_markersize() > 1.5 * points[0].get_markersize()
     segment = ax.containers[2].lines[2][0].get_segments()[0]
     assert segment[:, 1].tolist() == pytest.approx([83, 85])
 

@@ -14,8 +14,10 @@ become one bias) or leaves out a bias that is zero. Shared weights are counted o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgelab.artifact import check_suffix, first_line, framework_of
 from edgelab.errors import EdgelabError
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["Layer", "LayerTable", "layer_table"]
+
+COUNTERS = {"torch": "torch_module", "keras": "keras_model", ".tflite": "tflite_file", ".onnx": "onnx_file"}
+
+
+def _counter(form: str) -> Callable[[Any, Shape | None], LayerTable]:
+    """The counter of one form, imported only now: counting one form loads no framework of another."""
+    return import_module(f"edgelab.layers.{COUNTERS[form]}").count
 
 
 def layer_table(model_or_path: keras.Model | nn.Module | str | Path, input_shape: Shape | None = None) -> LayerTable:
@@ -38,15 +47,12 @@ def layer_table(model_or_path: keras.Model | nn.Module | str | Path, input_shape
     """
     if isinstance(model_or_path, str | Path):
         return _of_file(Path(model_or_path), input_shape)
-    from edgelab.layers import keras_model, torch_module
-
-    counters = {"torch": torch_module.count, "keras": keras_model.count}
     framework = framework_of(model_or_path)
-    if framework not in counters:
+    if framework not in COUNTERS:
         got = type(model_or_path).__name__
         raise EdgelabError(f"expected a torch module, a Keras model or a path to a .tflite or .onnx file, got {got}")
     try:
-        return counters[framework](model_or_path, input_shape)
+        return _counter(framework)(model_or_path, input_shape)
     except EdgelabError:
         raise
     except Exception as error:
@@ -55,14 +61,11 @@ def layer_table(model_or_path: keras.Model | nn.Module | str | Path, input_shape
 
 
 def _of_file(path: Path, input_shape: Shape | None) -> LayerTable:
-    from edgelab.layers import onnx_file, tflite_file
-
     check_suffix(path)
     if not path.is_file():
         raise EdgelabError(f"there is no model file at {path}: check the path or make the file first")
-    counters = {".tflite": tflite_file.count, ".onnx": onnx_file.count}
     try:
-        return counters[path.suffix.lower()](path, input_shape)
+        return _counter(path.suffix.lower())(path, input_shape)
     except EdgelabError:
         raise
     except Exception as error:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from typing import TYPE_CHECKING, Any
 
 from edgelab.artifact import TORCH_INPUT
 from edgelab.layers.table import DENSE, TRANSPOSED, Builder, Constant, LayerTable, Shape, Work, convolution_kind
 
-Handler = Callable[[Any, Constant, Tensor, Tensor], Work]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+Handler = Callable[[Any, Constant, "Tensor", "Tensor"], Work]
 COPIES = {"clone", "copy", "to_copy", "contiguous", "empty", "unsafe_view"}
 
 
@@ -47,6 +47,8 @@ def _handler(module: nn.Module) -> Handler | None:
 
 
 def _constant(key: object, values: Tensor) -> Constant:
+    import torch
+
     stored = values.detach().int_repr() if values.is_quantized else values.detach()
     if values.is_quantized and values.qscheme() == torch.per_tensor_affine:
         stored = stored.int() - values.q_zero_point()
@@ -55,6 +57,8 @@ def _constant(key: object, values: Tensor) -> Constant:
 
 def _own(module: nn.Module, name: str) -> list[Constant]:
     """The weight or bias of a counted layer as it is used (masked, fake-quantized), known by the parameter it has."""
+    from torch import Tensor, nn
+
     values = getattr(module, name, None)
     values = values() if callable(values) else values
     if not isinstance(values, Tensor):
@@ -66,24 +70,38 @@ def _parameters(module: nn.Module) -> list[Constant]:
     return [_constant(id(values), values) for values in module.parameters(recurse=False)]
 
 
-class _Operators(TorchDispatchMode):
+class _Operators:
     """Names the operators that run outside counted layers, but not views and copies, which compute nothing."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.names: Counter[str] = Counter()
         self.inside = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def note(self, func: Any) -> None:
+        """Take down one operator of torch."""
         aliases = [result.alias_info for result in func._schema.returns]
         is_view = any(alias is not None and not alias.is_write for alias in aliases)
         name = func.overloadpacket.__name__.strip("_")
         if not self.inside and not is_view and name not in COPIES:
             self.names[name] += 1
-        return func(*args, **(kwargs or {}))
+
+    def watching(self) -> TorchDispatchMode:
+        """A context in which torch reports every operator it runs."""
+        from torch.utils._python_dispatch import TorchDispatchMode
+
+        note = self.note
+
+        class Watching(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                note(func)
+                return func(*args, **(kwargs or {}))
+
+        return Watching()
 
 
 def _first_tensor(values: Any) -> Tensor:
+    from torch import Tensor
+
     while not isinstance(values, Tensor):
         values = next(iter(values.values() if isinstance(values, dict) else values))
     return values
@@ -92,6 +110,8 @@ def _first_tensor(values: Any) -> Tensor:
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every submodule gets its own mode back."""
+    import torch
+
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -112,7 +132,9 @@ def _leftovers(model: nn.Module, builder: Builder, reported: set[nn.Module]) -> 
 
 def count(model: nn.Module, input_shape: Shape | None) -> LayerTable:
     """The table of `model` for one image of `input_shape` (channels, height, width)."""
-    builder, operators, reported = Builder(), _Operators(), set[nn.Module]()
+    import torch
+
+    builder, operators, reported = Builder(), _Operators(), set[Any]()
     names = {module: name for name, module in model.named_modules() if ".parametrizations." not in f".{name}."}
 
     def enter(module: nn.Module, args: object) -> None:
@@ -141,7 +163,7 @@ def count(model: nn.Module, input_shape: Shape | None) -> LayerTable:
                 stack.callback(module.register_forward_hook(leave).remove)
         with _evaluating(model):
             image = torch.zeros((1, *chosen), dtype=first.dtype, device=first.device)
-            with operators:
+            with operators.watching():
                 model(image)
     _leftovers(model, builder, reported)
     builder.uncounted.update(operators.names)
