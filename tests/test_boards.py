@@ -4,7 +4,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from edgelab import boards
+from edgelab import boards, plots
 from edgelab.errors import EdgelabError
 
 MACS = {"ad": 264_192, "ic": 12_501_632, "kws": 2_656_768, "vww": 7_489_664}
@@ -154,3 +154,11 @@ def test_unknown_names_get_one_line():
         boards.check_against_boards("watts")
     with pytest.raises(EdgelabError, match=r"^unknown MLPerf Tiny network 'kwz': choose one of ad, ic, kws, vww$"):
         boards.network_table("kwz")
+
+
+def test_the_figure_of_the_check_says_its_medians():
+    check = boards.check_against_boards()
+    figure = plots.board_check(check)
+    for model in plots.CHECKED:
+        assert f"{model} {100 * boards.summarise(check).loc[model, 'all']:.0f} %" in figure.alt
+    assert "on 20 systems" in figure.alt and all(model in figure.table.html for model in boards.MODELS)

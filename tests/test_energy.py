@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgelab import energy
+from edgelab import energy, plots
 from edgelab.energy import Constant, Machine, Memory, estimate, relative_energy
 from edgelab.errors import EdgelabError
 from edgelab.layers import Layer, LayerTable
@@ -267,3 +267,12 @@ def test_impossible_machines_get_one_line():
         Machine(static_milliwatts=-1)
     with pytest.raises(EdgelabError, match=r"macs_per_second > 0, got 1 and 0$"):
         Machine(static_milliwatts=1, macs_per_second=0)
+
+
+def test_the_figure_by_layer_says_what_it_draws():
+    table = estimate(plain_cnn(32))
+    figure = plots.energy_by_layer(table)
+    layers = table.by("layer")
+    assert f"{table.total_uj:.4g} uJ in all" in figure.alt and f"Most in {max(layers, key=layers.get)}," in figure.alt
+    assert "off chip, uJ" in figure.table.html and "fc1" in figure.table.html and table.note in figure.caption
+    assert figure.svg == plots.energy_by_layer(table).svg
