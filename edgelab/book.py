@@ -1,0 +1,357 @@
+"""Building the book: pages and executed notebooks are staged, markers become tables and figures, Sphinx does the rest.
+
+A marker is a line `<!-- edgelab: NAME -->` in a page of book/. It is replaced by what the ledger and the records of
+runs say, so that no figure of a run is ever typed into a page.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgelab.errors import EdgelabError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MARKER = re.compile(r"^<!-- edgelab: ([\w-]+) -->$", re.MULTILINE)
+NOT_PAGES = ("executed", "results")
+BUILDERS = ("jupyter-book", "sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb", "sphinxcontrib-bibtex")
+Run = dict[str, dict[str, Any]]
+DASH = "\N{EN DASH}"
+STAMP = ".edgelab-inputs"
+TAIL = 15
+JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
+
+
+@dataclass(frozen=True)
+class Records:
+    """What is known about runs: the published one (book/results/) and the one made here (build/ci/)."""
+
+    root: Path
+
+    @property
+    def published_run(self) -> Path:
+        """The record of the published run, chapter by chapter."""
+        return self.root / "book" / "results" / "run.json"
+
+    @property
+    def published_ledger(self) -> Path:
+        """The published measurements."""
+        return self.root / "book" / "results" / "ledger.csv"
+
+    @property
+    def local_run(self) -> Path:
+        """The record of the last `edgelab run --profile ci` in this tree."""
+        return self.root / "build" / "ci" / "run.json"
+
+    @property
+    def local_ledger(self) -> Path:
+        """The measurements of that run."""
+        return self.root / "build" / "ci" / "ledger.csv"
+
+    def files(self) -> list[Path]:
+        """Those of the four that exist."""
+        paths = (self.published_run, self.published_ledger, self.local_run, self.local_ledger)
+        return [path for path in paths if path.is_file()]
+
+
+def _run(path: Path) -> Run:
+    """Chapter -> its record, {} where there is no file; one line where the file cannot be used."""
+    if not path.is_file():
+        return {}
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        for record in run.values():
+            float(record["seconds"]), record["provenance"].items()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EdgelabError(
+            f"{path} is not the record of a run ({type(error).__name__}: {error}): remove it and run the chapters again"
+        ) from error
+    return run
+
+
+def _ledger(path: Path) -> pd.DataFrame | None:
+    from edgelab import ledger
+
+    return ledger.read(path) if path.is_file() else None
+
+
+def _table(header: list[str], rows: list[list[str]], right: set[int] | None = None) -> str:
+    """A Markdown table; the columns in `right` are aligned to the right. Pipes in cells are escaped."""
+
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rule = ["--:" if i in (right or set()) else "---" for i in range(len(header))]
+    return "\n".join([line(header), line(rule), *map(line, rows)])
+
+
+def _percent(row: pd.Series) -> str:
+    return f"{100 * row['accuracy']:.2f} ({100 * row['accuracy_low']:.2f}{DASH}{100 * row['accuracy_high']:.2f})"
+
+
+def _count(value: object) -> str:
+    return f"{int(float(str(value))):,}"
+
+
+def baseline_table(records: Records) -> str:
+    """The published baseline rows as a Markdown table, with what they were measured on in a line below it."""
+    frame = _ledger(records.published_ledger)
+    if frame is None or not (rows := frame[frame["technique"] == "baseline"]).size:
+        return "*No baseline has been published yet.*"
+    rows = rows.sort_values(["model", "framework", "seed"])
+    header = ["Model", "Framework", "Seed", "Accuracy, % (95 % interval)", "Bytes", "Gzipped"]
+    cells = [
+        [
+            f"`{row['model']}`",
+            str(row["framework"]),
+            _count(row["seed"]),
+            _percent(row),
+            _count(row["bytes"]),
+            _count(row["gzip_bytes"]),
+        ]
+        for _, row in rows.iterrows()
+    ]
+    measured = rows[["data", "n_test"]].drop_duplicates()
+    on = "; ".join(f"`{row['data']}`, {_count(row['n_test'])} test images" for _, row in measured.iterrows())
+    return f"{_table(header, cells, {2, 3, 4, 5})}\n\nMeasured on {on}. Bytes are those of the exported file."
+
+
+def comparison_figure(records: Records) -> str:
+    """Accuracy against bytes of every published file, as a figure with alternative text and the table behind it."""
+    frame = _ledger(records.published_ledger)
+    if frame is None or frame.empty:
+        return "*No measurement has been published yet.*"
+    from edgelab import plots
+
+    return _raw_html(plots.accuracy_against_size(frame)._repr_html_())
+
+
+def _raw_html(html: str) -> str:
+    return f"```{{raw}} html\n{html}\n```"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _times(run: Run) -> dict[str, str]:
+    return {f"`{chapter}`": _duration(record["seconds"]) for chapter, record in run.items()}
+
+
+def _entries(run: Run) -> dict[str, str]:
+    """What a run was made with: name -> value; values that differ between chapters stand side by side."""
+    found: dict[str, dict[str, None]] = {}
+    for record in run.values():
+        made = record["provenance"]
+        commit = re.sub(r"^([0-9a-f]{12})[0-9a-f]+", r"\1", made.get("commit", ""))
+        named = {
+            "When": made.get("when", "").replace("T", " ").replace("+00:00", " UTC"),
+            "Machine": made.get("machine", ""),
+            "Code": commit,
+        }
+        for package in made.get("versions", "").split("; "):
+            name, _, version = package.partition(" ")
+            named[name] = version
+        for name, value in named.items():
+            if value:
+                found.setdefault(name, {})[value] = None
+    return {name: "; ".join(values) for name, values in found.items()}
+
+
+def _beside(heading: str, published: dict[str, str], local: dict[str, str], right: bool = True) -> str:
+    """A table of what two runs say about the same things, in the order in which they are first named."""
+    names = dict.fromkeys([*published, *local])
+    rows = [[name, published.get(name, DASH), local.get(name, DASH)] for name in names]
+    return _table([heading, "Published", "This machine"], rows, {1, 2} if right else None)
+
+
+def _results(path: Path) -> dict[str, str]:
+    """What was measured -> accuracy with its interval and the data set; several seeds stand side by side."""
+    frame = _ledger(path)
+    found: dict[str, list[str]] = {}
+    for _, row in () if frame is None else frame.iterrows():
+        name = f"`{row['model']}`, {str(row['technique']).replace('_', ' ')}, {row['framework']}"
+        found.setdefault(name, []).append(f"{_percent(row)} `{row['data']}`")
+    return {name: "; ".join(values) for name, values in found.items()}
+
+
+def status(records: Records) -> str:
+    """Timings, versions, machines and results of the published run, and beside them what this machine has run."""
+    published, local = _run(records.published_run), _run(records.local_run)
+    parts = []
+    if not published:
+        parts.append("*The published run has left no record of its timings.*")
+    if not local:
+        parts.append("*This machine has not run the course yet: `edgelab run --profile ci` does.*")
+    if published or local:
+        parts += ["## Run time", _beside("Chapter", _times(published), _times(local))]
+        parts += ["## Made with", _beside("", _entries(published), _entries(local), right=False)]
+    results = _results(records.published_ledger), _results(records.local_ledger)
+    if any(results):
+        parts += ["## Accuracy", "In per cent of the test images, with its 95 % interval.", _beside("Model", *results)]
+    return "\n\n".join(parts)
+
+
+FILLERS: dict[str, Callable[[Records], str]] = {
+    "baseline": baseline_table,
+    "comparison": comparison_figure,
+    "status": status,
+}
+
+
+def fill(text: str, root: Path) -> str:
+    """`text` with every marker replaced by what the records under `root` say.
+
+    Raises EdgelabError for a marker nobody knows.
+    """
+
+    def replacement(match: re.Match[str]) -> str:
+        if match[1] not in FILLERS:
+            raise EdgelabError(f"unknown marker 'edgelab: {match[1]}': choose one of {', '.join(FILLERS)}")
+        return FILLERS[match[1]](Records(root))
+
+    return MARKER.sub(replacement, text)
+
+
+def chapters(root: Path) -> list[str]:
+    """The notebooks that _toc.yml lists, in order, without folder and suffix.
+
+    Raises EdgelabError where _toc.yml lists a file that is not there.
+    """
+    import yaml
+
+    def entries(node: object) -> list[str]:
+        if isinstance(node, dict):
+            own = [str(node[key]) for key in ("root", "file") if key in node]
+            return own + [name for value in node.values() for name in entries(value)]
+        return [name for item in node for name in entries(item)] if isinstance(node, list) else []
+
+    listed = entries(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8")))
+    names = [name.removeprefix("notebooks/") for name in listed if name.startswith("notebooks/")]
+    wanted = [f"book/executed/{name}.ipynb" for name in names]
+    wanted += [f"{name}.md" for name in listed if not name.startswith("notebooks/")]
+    for path in wanted:
+        if not (root / path).is_file():
+            raise EdgelabError(f"_toc.yml lists a page whose file {path} is missing: add it or take it out of _toc.yml")
+    return names
+
+
+def _sources(root: Path) -> dict[str, Path]:
+    """Place in the stage -> file it is made from."""
+    for name in ("_config.yml", "_toc.yml"):
+        if not (root / name).is_file():
+            raise EdgelabError(f"no {name} in {root}: expected the root of an edgelab tree")
+    sources = {name: root / name for name in ("_config.yml", "_toc.yml")}
+    for path in sorted((root / "book").rglob("*")):
+        relative = path.relative_to(root)
+        if path.is_file() and relative.parts[1] not in NOT_PAGES and not path.name.startswith("."):
+            sources[relative.as_posix()] = path
+    for name in chapters(root):
+        sources[f"notebooks/{name}.ipynb"] = root / "book" / "executed" / f"{name}.ipynb"
+    return sources
+
+
+def _digest(root: Path, sources: dict[str, Path]) -> str:
+    """SHA-256 over everything the book is made from: files, records, the code that fills markers, the builders."""
+    own = sorted(Path(__file__).parent.glob("*.py"))
+    named = [*sources.items(), *((path.name, path) for path in own)]
+    named += [(path.relative_to(root).as_posix(), path) for path in Records(root).files()]
+    digest = hashlib.sha256()
+    for name, path in named:
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for package in BUILDERS:
+        digest.update(f"{package} {metadata.version(package)}\n".encode())
+    return digest.hexdigest()
+
+
+def _stage(root: Path, sources: dict[str, Path], stage: Path) -> None:
+    shutil.rmtree(stage, ignore_errors=True)
+    for place, path in sources.items():
+        target = stage / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.suffix == ".md" and "_static" not in target.parts:
+            target.write_text(fill(path.read_text(encoding="utf-8"), root), encoding="utf-8")
+        else:
+            shutil.copyfile(path, target)
+
+
+def _sphinx(stage: Path, work: Path, log: Path) -> Path:
+    """Run jupyter-book on `stage`, warnings as errors, and return the folder with the pages."""
+    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(stage), "--path-output", str(work)]
+    command += ["-W", "-n", "--keep-going", "--all"]
+    environment = {key: value for key, value in os.environ.items() if key != "SOURCE_DATE_EPOCH"}
+    with log.open("w", encoding="utf-8") as stream:
+        ended = subprocess.run(
+            command, stdout=stream, stderr=subprocess.STDOUT, env={**environment, "NO_COLOR": "1"}, check=False
+        )
+    log.write_text(re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
+    pages = work / "_build" / "html"
+    if ended.returncode or not (pages / "index.html").is_file():
+        raise EdgelabError(_failure(log, ended.returncode, stage))
+    return pages
+
+
+def _failure(log: Path, code: int, stage: Path) -> str:
+    """One line about a failed build; the end of its log goes to standard error."""
+    text = log.read_text(encoding="utf-8")
+    lines = [line.replace(f"{stage}{os.sep}", "") for line in text.splitlines() if line.strip()]
+    print("\n".join(lines[-TAIL:]), file=sys.stderr)
+    complaints = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL)\b", line)]
+    what = f"{len(complaints)} complaints, the first: {complaints[0]}" if complaints else "".join(lines[-1:])
+    return f"the book was not built (jupyter-book ended with {code}; {what}); the whole output is in {log}"
+
+
+def _swap(pages: Path, output: Path) -> None:
+    """Put `pages` where `output` is; a reader of the old book loses it only for the moment between two renames."""
+    old = output.with_name(f"{output.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    pages.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def build(root: Path, output: Path | None = None) -> Path:
+    """Build the book of the tree at `root` into the folder `output` (default build/book); returns its index.html.
+
+    Staged files, log and lock lie beside `output`; nothing else in the tree is written. When nothing has changed since
+    the last build, nothing is done. Two builds at once take turns.
+    Raises EdgelabError, with the log's place, when jupyter-book fails or warns; an earlier book is then kept.
+    """
+    from filelock import FileLock
+
+    root = root.resolve()
+    output = (output or root / "build" / "book").resolve()
+    if output.exists() and not (output / STAMP).is_file() and any(output.iterdir()):
+        raise EdgelabError(f"{output} is not a book built by edgelab: name another folder or empty this one")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    stage, work, log = (output.with_name(f"{output.name}{end}") for end in (".stage", ".part", ".log"))
+    index = output / "index.html"
+    with FileLock(output.with_name(f"{output.name}.lock")):
+        sources = _sources(root)
+        digest = _digest(root, sources)
+        stamp = output / STAMP
+        if stamp.is_file() and stamp.read_text(encoding="utf-8") == digest:
+            print(f"book: up to date, {index}")
+            return index
+        print("book: building, about a minute", flush=True)
+        shutil.rmtree(work, ignore_errors=True)
+        _stage(root, sources, stage)
+        pages = _sphinx(stage, work, log)
+        (pages / STAMP).write_text(digest, encoding="utf-8")
+        _swap(pages, output)
+        shutil.rmtree(work, ignore_errors=True)
+    print(f"book: {index}")
+    return index

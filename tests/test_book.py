@@ -1,0 +1,290 @@
+"""The book: markers are filled from records, nothing changed means nothing done, and a warning fails the build."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import subprocess
+import threading
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from edgelab import book, ledger
+from edgelab.errors import EdgelabError
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "book").glob("*.md"))
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+
+
+def record(**changes: object) -> ledger.Record:
+    values = {
+        "chapter": "01_baseline",
+        "technique": "baseline",
+        "framework": "pytorch",
+        "runtime": "onnxruntime 1.31.0",
+        "model": "resnet8",
+        "data": "cifar10-jpeg",
+        "data_fingerprint": "a" * 64,
+        "seed": 0,
+        "n_test": 10_000,
+        "accuracy": 0.8612,
+        "accuracy_low": 0.854272,
+        "accuracy_high": 0.868847,
+        "bytes": 318_644,
+        "gzip_bytes": 293_152,
+        "parameters": 77_360,
+        "nonzero": 77_360,
+        "macs": 12_501_632,
+        "effective_macs": 12_501_632,
+        "relative_energy": 50.0,
+        "versions": "numpy 2.4.6",
+        "commit": "c" * 40,
+        "machine": "a laptop",
+        "wall_s": 3.2,
+        "when": "2026-11-21T07:00:00+00:00",
+    }
+    return ledger.Record(**{**values, **changes})
+
+
+def run_record(seconds: float, numpy: str) -> dict:
+    made = {"versions": f"numpy {numpy}; torch 2.13.0", "commit": "b" * 40, "machine": "a laptop, 2 cores"}
+    return {"hash": "x", "seconds": seconds, "provenance": {**made, "when": "2026-11-21T07:00:00+00:00"}}
+
+
+def write_run(path: Path, **chapters: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({f"{name[-2:]}_{name[:-3]}": value for name, value in chapters.items()}))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A course of one page and one chapter with the real settings, in a git repository of its own."""
+    root = tmp_path / "project"
+    (root / "book" / "_static").mkdir(parents=True)
+    for name in ("_config.yml", ".gitignore", "book/references.bib"):
+        (root / name).write_bytes((ROOT / name).read_bytes())
+    for path in (ROOT / "book" / "_static").glob("*.*"):
+        (root / "book" / "_static" / path.name).write_bytes(path.read_bytes())
+    toc = {"format": "jb-book", "root": "book/intro", "chapters": [{"file": "notebooks/01_baseline"}]}
+    (root / "_toc.yml").write_text(yaml.safe_dump(toc))
+    (root / "book" / "intro.md").write_text("# Intro\n\n[A chapter](../notebooks/01_baseline.ipynb)\n")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Baseline", id="title")])
+    (root / "book" / "executed").mkdir()
+    nbformat.write(notebook, root / "book" / "executed" / "01_baseline.ipynb")
+    git = ("git", "-C", str(root), "-c", "user.name=t", "-c", "user.email=t@example.org")
+    for command in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "start")):
+        subprocess.run([*git, *command], check=True)
+    return root
+
+
+def publish(root: Path, *records: ledger.Record) -> Path:
+    for one in records:
+        ledger.append(one, root / "book" / "results" / "ledger.csv")
+    return root
+
+
+def numbers_not_in(table: str, path: Path) -> list[str]:
+    """Numbers of a Markdown table that no cell of the ledger rounds to (percentages: no cell times 100)."""
+    with path.open(newline="") as file:
+        cells = [cell for row in csv.DictReader(file) for cell in row.values()]
+    values = {float(cell) for cell in cells if re.fullmatch(r"[\d.]+(e-?\d+)?", cell)}
+    known = {f"{value:.0f}" for value in values} | {f"{100 * value:.2f}" for value in values if value <= 1}
+    body = "\n".join(line for line in table.splitlines() if line.startswith("|"))
+    body = re.sub(r"`[^`]*`", "", body.split("\n", 2)[2])
+    found = re.findall(r"\d[\d,]*(?:\.\d+)?", body)
+    assert found, "the table holds no number"
+    return [number for number in found if number.replace(",", "") not in known]
+
+
+def test_every_number_of_the_baseline_table_is_in_the_ledger(tmp_path: Path):
+    publish(tmp_path, record(), record(framework="tensorflow", bytes=318_111), record(model="plain_cnn", seed=1))
+    publish(tmp_path, record(technique="ptq_int8", bytes=98_765, accuracy=0.86, chapter="03_quantization"))
+    table = book.fill("<!-- edgelab: baseline -->", tmp_path)
+    assert numbers_not_in(table, tmp_path / "book" / "results" / "ledger.csv") == []
+    assert "86.12 (85.43\N{EN DASH}86.88)" in table
+    assert "318,111" in table
+    assert "98,765" not in table, "only baselines belong into the table"
+    assert "`cifar10-jpeg`, 10,000 test images" in table
+
+
+def test_the_number_check_can_fail(tmp_path: Path):
+    publish(tmp_path, record())
+    table = book.fill("<!-- edgelab: baseline -->", tmp_path).replace("318,644", "318,645")
+    assert numbers_not_in(table, tmp_path / "book" / "results" / "ledger.csv") == ["318,645"]
+
+
+@pytest.mark.skipif(not (ROOT / "book" / "results" / "ledger.csv").exists(), reason="nothing is published yet")
+def test_the_published_baseline_table_comes_from_the_published_ledger():
+    table = book.fill("<!-- edgelab: baseline -->", ROOT)
+    assert numbers_not_in(table, ROOT / "book" / "results" / "ledger.csv") == []
+
+
+def test_the_comparison_is_a_figure_with_alternative_text_and_its_table(tmp_path: Path):
+    publish(tmp_path, record(), record(model="plain_cnn", bytes=2_486_288))
+    filled = book.fill("before\n\n<!-- edgelab: comparison -->\n\nafter", tmp_path)
+    assert filled.startswith("before\n\n```{raw} html\n<")
+    assert re.search(r'<img[^>]*\balt="[^"]{20,}"', filled)
+    assert "<details" in filled and "<table" in filled
+    assert "plain_cnn" in filled
+    assert filled.endswith("\n```\n\nafter")
+
+
+def test_without_results_the_pages_say_so(tmp_path: Path):
+    assert "No baseline has been published" in book.fill("<!-- edgelab: baseline -->", tmp_path)
+    assert "No measurement has been published" in book.fill("<!-- edgelab: comparison -->", tmp_path)
+    status = book.fill("<!-- edgelab: status -->", tmp_path)
+    assert "This machine has not run the course yet" in status
+    assert "left no record of its timings" in status
+
+
+def test_status_sets_this_machine_beside_the_published_run(tmp_path: Path):
+    write_run(tmp_path / "book" / "results" / "run.json", start_00=run_record(14.2, "2.4.6"))
+    write_run(
+        tmp_path / "build" / "ci" / "run.json", start_00=run_record(3.1, "2.5.0"), baseline_01=run_record(431, "2.5.0")
+    )
+    publish(tmp_path, record())
+    ledger.append(record(data="digits", accuracy=0.855, n_test=360), tmp_path / "build" / "ci" / "ledger.csv")
+    status = book.fill("<!-- edgelab: status -->", tmp_path)
+    assert "| Chapter | Published | This machine |" in status
+    assert "| `00_start` | 14.2 s | 3.1 s |" in status
+    assert "| `01_baseline` | \N{EN DASH} | 7.2 min |" in status
+    assert "| numpy | 2.4.6 | 2.5.0 |" in status
+    assert "| Code | bbbbbbbbbbbb | bbbbbbbbbbbb |" in status
+    assert re.search(r"\| `resnet8`, baseline, pytorch \| 86\.12 .*`cifar10-jpeg` \| 85\.50 .*`digits` \|", status)
+    assert "has not run" not in status
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"00_start": {"seconds": "x", "provenance": {}}}', '{"00_start": {}}'])
+def test_a_damaged_record_of_a_run_is_named(tmp_path: Path, text: str):
+    path = tmp_path / "build" / "ci" / "run.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(EdgelabError, match=r"^.*run\.json is not the record of a run .*: remove it and run .* again$"):
+        book.fill("<!-- edgelab: status -->", tmp_path)
+
+
+def test_an_unknown_marker_is_named(tmp_path: Path):
+    with pytest.raises(EdgelabError, match="unknown marker 'edgelab: base': choose one of baseline, comparison"):
+        book.fill("<!-- edgelab: base -->", tmp_path)
+
+
+def test_the_table_of_contents_lists_only_what_exists(project: Path):
+    assert book.chapters(project) == ["01_baseline"]
+    (project / "book" / "executed" / "01_baseline.ipynb").unlink()
+    with pytest.raises(EdgelabError, match=r"file book/executed/01_baseline\.ipynb is missing: add it or take it out"):
+        book.build(project)
+    assert not (project / "build" / "book").exists()
+
+
+def test_another_folder_is_not_overwritten(project: Path, tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").write_text("x")
+    with pytest.raises(EdgelabError, match="photos is not a book built by edgelab: name another folder"):
+        book.build(project, tmp_path / "photos")
+    assert (tmp_path / "photos" / "one.jpg").read_text() == "x"
+
+
+def test_a_folder_that_is_no_course_is_named(tmp_path: Path):
+    with pytest.raises(EdgelabError, match=r"no _config\.yml in .*: expected the root of an edgelab tree"):
+        book.build(tmp_path)
+
+
+def test_a_build_is_repeated_only_after_a_change_and_a_failed_one_keeps_the_old_book(
+    project: Path, capsys: pytest.CaptureFixture[str]
+):
+    index = book.build(project)
+    assert index == project / "build" / "book" / "index.html"
+    assert capsys.readouterr().out.splitlines()[-1] == f"book: {index}"
+    chapter = (index.parent / "notebooks" / "01_baseline.html").read_text(encoding="utf-8")
+    url = f"{CONFIG['repository']['url'].replace('https://github.com/', '')}/blob/main/notebooks/01_baseline.ipynb"
+    assert f"https://colab.research.google.com/github/{url}" in chapter
+    first = index.stat().st_mtime_ns
+    assert book.build(project) == index
+    assert capsys.readouterr().out == f"book: up to date, {index}\n"
+    assert index.stat().st_mtime_ns == first
+    status = subprocess.run(["git", "-C", project, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    assert status.stdout == ""
+
+    page = project / "book" / "intro.md"
+    page.write_text(page.read_text() + "\n[nowhere](nowhere.md)\n")
+    with pytest.raises(EdgelabError) as failure:
+        book.build(project)
+    assert "\n" not in str(failure.value)
+    assert re.search(r"the first: .*intro\.md:5: WARNING: .*nowhere.*output is in .*book\.log$", str(failure.value))
+    assert "nowhere" in capsys.readouterr().err
+    assert "nowhere" in (project / "build" / "book.log").read_text()
+    assert index.stat().st_mtime_ns == first, "the old book must stay"
+
+
+def test_two_builds_at_once_take_turns(project: Path, capsys: pytest.CaptureFixture[str]):
+    threads = [threading.Thread(target=book.build, args=(project,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    index = project / "build" / "book" / "index.html"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["book: building, about a minute", f"book: {index}", f"book: up to date, {index}"]
+    assert index.is_file()
+
+
+@pytest.mark.parametrize("part", ["ledger", "page", "notebook", "local run"])
+def test_what_the_book_is_made_from_decides_whether_it_is_up_to_date(project: Path, part: str):
+    before = book._digest(project, book._sources(project))
+    if part == "ledger":
+        publish(project, record())
+    elif part == "page":
+        (project / "book" / "intro.md").write_text("# Another title\n")
+    elif part == "notebook":
+        path = project / "book" / "executed" / "01_baseline.ipynb"
+        path.write_text(path.read_text().replace("Baseline", "Base line"))
+    else:
+        write_run(project / "build" / "ci" / "run.json", start_00=run_record(3.1, "2.4.6"))
+    assert book._digest(project, book._sources(project)) != before
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_pages_use_known_markers_one_repository_and_no_typed_result(page: Path):
+    text = page.read_text(encoding="utf-8")
+    assert set(book.MARKER.findall(text)) <= set(book.FILLERS)
+    assert text.count("<!-- edgelab:") == len(book.MARKER.findall(text))
+    assert not re.search(r"\d\.\d+ ?%", text), "a percentage with decimals comes from a run: use a marker"
+    for url in re.findall(r"https://github\.com/[\w-]+/[\w-]+", text):
+        assert url == CONFIG["repository"]["url"]
+
+
+def test_markers_stand_where_the_pages_promise_results():
+    markers = {page.name: book.MARKER.findall(page.read_text(encoding="utf-8")) for page in PAGES}
+    assert markers["intro.md"] == ["comparison", "baseline"]
+    assert markers["status.md"] == ["status"]
+
+
+def test_the_introduction_links_every_chapter():
+    toc = (ROOT / "_toc.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"file: (notebooks/\w+)", toc)
+    intro = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
+    assert listed == re.findall(r"\]\(\.\./(notebooks/\w+)\.ipynb\)", intro)
+
+
+def test_every_cited_work_is_listed_and_every_listed_one_has_a_link():
+    text = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
+    entries = dict(re.findall(r"@\w+\{(\w+),(.*?)\n\}", text, re.DOTALL))
+    assert all("url = {https://" in entry or "doi = {10." in entry for entry in entries.values())
+    cited = {
+        key for page in PAGES for keys in re.findall(r"\{cite\}`([^`]+)`", page.read_text()) for key in keys.split(",")
+    }
+    assert cited <= set(entries)
+
+
+def test_mathjax_is_the_file_it_says_it_is():
+    folder = ROOT / "book" / "_static" / "mathjax"
+    said = re.search(r"SHA-256: ([0-9a-f]{64})", (folder / "README.md").read_text())
+    assert said and said[1] == hashlib.sha256((folder / "tex-svg-full.js").read_bytes()).hexdigest()
+    assert "Apache License" in (folder / "LICENSE").read_text()
+    assert CONFIG["sphinx"]["config"]["mathjax_path"] == "mathjax/tex-svg-full.js"
