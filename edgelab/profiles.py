@@ -54,9 +54,9 @@ class Profile:
 
 
 _DIGITS = {
-    "plain_cnn": Recipe(epochs=3, peak_rate=0.05, crop=2, flip=False),
-    "resnet8": Recipe(epochs=2, peak_rate=0.2, crop=2, flip=False),
-    "ds_cnn": Recipe(epochs=2, peak_rate=0.2, crop=2, flip=False),
+    "plain_cnn": Recipe(epochs=3, batch=16, peak_rate=0.02, crop=2, flip=False),
+    "resnet8": Recipe(epochs=2, batch=16, peak_rate=0.06, crop=2, flip=False),
+    "ds_cnn": Recipe(epochs=2, batch=8, peak_rate=0.02, crop=2, flip=False),
 }
 _CIFAR10 = {
     "plain_cnn": Recipe(epochs=20, peak_rate=0.05, weight_decay=5e-4, label_smoothing=0.05, crop=4),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
+from support import digits_dataset, tiny_dataset
 
 from edgelab import data
 
@@ -25,30 +28,28 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def dataset_of(images: np.ndarray, labels: np.ndarray, name: str) -> data.Dataset:
-    """A Dataset from images in order: the last fifth is the test split, a tenth of the rest is the validation split."""
-    cut = len(images) * 4 // 5
-    train, test = data.Split(images[:cut], labels[:cut]), data.Split(images[cut:], labels[cut:])
-    kept, held = data.stratified_holdout(train.labels, data.VALIDATION_SHARE)
-    class_names = tuple(str(c) for c in np.unique(labels))
-    parts = (data.Split(train.images[i], train.labels[i]) for i in (kept, held))
-    return data.Dataset(name, *parts, test, class_names, data.fingerprint(train, test, class_names))
+@pytest.fixture
+def start_python() -> Callable[[str], subprocess.Popen]:
+    """Starts a Python process that runs the given source; it can import edgelab and the tests' modules."""
+
+    def start(source: str) -> subprocess.Popen:
+        folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+        command = [sys.executable, "-P", "-c", source]
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+
+    return start
 
 
 @pytest.fixture(scope="session")
 def digits() -> data.Dataset:
-    """All handwritten digits of scikit-learn, 32x32 RGB: real images, ten classes."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    grey = (images.reshape(-1, 8, 8) * 15.9).astype(np.uint8).repeat(4, 1).repeat(4, 2)
-    return dataset_of(np.repeat(grey[..., None], 3, 3), labels.astype(np.int64), "digits")
+    """`digits_dataset`, once a session."""
+    return digits_dataset()
 
 
 @pytest.fixture(scope="session")
 def tiny() -> data.Dataset:
-    """80 noisy images of two classes that differ in brightness: an epoch takes a fraction of a second."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(80, dtype=np.int64) % 2
-    images = rng.integers(0, 156, (80, 32, 32, 3)) + 100 * labels[:, None, None, None]
-    return dataset_of(images.astype(np.uint8), labels, "tiny")
+    """`tiny_dataset`, once a session."""
+    return tiny_dataset()

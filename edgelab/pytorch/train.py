@@ -7,13 +7,14 @@ import logging
 import math
 import pickle
 import time
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from edgelab.data import Dataset, Split
@@ -21,7 +22,17 @@ from edgelab.files import atomic_path
 from edgelab.profiles import Recipe, one_cycle
 
 LOG = logging.getLogger(__name__)
-DAMAGE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, LookupError, TypeError, AttributeError, ValueError)
+DAMAGE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
 
 
 def device() -> torch.device:
@@ -37,7 +48,7 @@ def to_input(images: Tensor) -> Tensor:
 def augmented(
     padded: Tensor, chosen: Tensor, size: tuple[int, int], recipe: Recipe, generator: torch.Generator
 ) -> Tensor:
-    """The `chosen` images of `padded` (uint8 NHWC, `crop` pixels wider on each side), shifted and mirrored at random."""
+    """The `chosen` images of `padded` (uint8 NHWC, wider by `crop` on each side), shifted and mirrored at random."""
     n, (height, width) = len(chosen), size
     shift = torch.randint(0, 2 * recipe.crop + 1, (2, n, 1), generator=generator)
     columns = torch.arange(width).repeat(n, 1)
@@ -86,7 +97,7 @@ def _epoch(
         chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
         inputs = to_input(augmented(padded, chosen, split.images.shape[1:3], recipe, generator))
         targets = labels[chosen.to(labels.device)]
-        loss = functional.cross_entropy(model(inputs), targets, label_smoothing=recipe.label_smoothing)
+        loss = F.cross_entropy(model(inputs), targets, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -106,6 +117,9 @@ def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
 def _load_state(path: Path, model: nn.Module, recipe: Recipe, dataset: Dataset) -> dict | None:
     """The saved state; None, with a line on the log, where it is damaged or belongs to other training."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if broken := archive.testzip():
+                raise OSError(f"wrong checksum of {broken}")
         state = torch.load(path, weights_only=True, map_location="cpu")
         fits = {
             "recipe": state["recipe"] == asdict(recipe),
@@ -114,16 +128,7 @@ def _load_state(path: Path, model: nn.Module, recipe: Recipe, dataset: Dataset) 
         }
     except FileNotFoundError:
         return None
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        pickle.UnpicklingError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ValueError,
-    ):
+    except DAMAGE:
         LOG.warning("%s is not a training state that can be read: training starts afresh", path)
         return None
     if others := ", ".join(part for part, same in fits.items() if not same):

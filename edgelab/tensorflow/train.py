@@ -25,7 +25,7 @@ LOG = logging.getLogger(__name__)
 def augmented(
     padded: np.ndarray, chosen: np.ndarray, size: tuple[int, int], recipe: Recipe, generator: np.random.Generator
 ) -> np.ndarray:
-    """The `chosen` images of `padded` (uint8 NHWC, `crop` pixels wider on each side), shifted and mirrored at random."""
+    """The `chosen` images of `padded` (uint8 NHWC, wider by `crop` on each side), shifted and mirrored at random."""
     n, (height, width) = len(chosen), size
     shift = generator.integers(0, 2 * recipe.crop + 1, (2, n, 1))
     columns = np.tile(np.arange(width), (n, 1))

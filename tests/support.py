@@ -1,0 +1,50 @@
+"""Small data sets and references that several tests use."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgelab import data
+
+
+def dataset_of(images: np.ndarray, labels: np.ndarray, name: str) -> data.Dataset:
+    """A Dataset from images in order: the last fifth is the test split, a tenth of the rest is the validation split."""
+    cut = len(images) * 4 // 5
+    train, test = data.Split(images[:cut], labels[:cut]), data.Split(images[cut:], labels[cut:])
+    kept, held = data.stratified_holdout(train.labels, data.VALIDATION_SHARE)
+    class_names = tuple(str(c) for c in np.unique(labels))
+    parts = (data.Split(train.images[i], train.labels[i]) for i in (kept, held))
+    return data.Dataset(name, *parts, test, class_names, data.fingerprint(train, test, class_names))
+
+
+def digits_dataset() -> data.Dataset:
+    """All handwritten digits of scikit-learn, 32x32 RGB: real images, ten classes."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    grey = (images.reshape(-1, 8, 8) * 15.9).astype(np.uint8).repeat(4, 1).repeat(4, 2)
+    return dataset_of(np.repeat(grey[..., None], 3, 3), labels.astype(np.int64), "digits")
+
+
+def tiny_dataset(seed: int = 0) -> data.Dataset:
+    """80 noisy images of two classes that differ in brightness: an epoch takes a fraction of a second."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(80, dtype=np.int64) % 2
+    images = rng.integers(0, 156, (80, 32, 32, 3)) + 100 * labels[:, None, None, None]
+    return dataset_of(images.astype(np.uint8), labels, "tiny")
+
+
+def crops_of(padded: np.ndarray, size: int, crop: int) -> dict[tuple[int, int, bool], np.ndarray]:
+    """Every (row, column, mirrored) crop of one padded image, cut pixel by pixel: the slow reference of `augmented`."""
+    found = {}
+    for row in range(2 * crop + 1):
+        for column in range(2 * crop + 1):
+            cut = np.stack([[padded[row + y, column + x] for x in range(size)] for y in range(size)])
+            found[row, column, False] = cut
+            found[row, column, True] = np.stack([line[::-1] for line in cut])
+    return found
+
+
+def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
+    """Whether two sets of weights are the same, bit for bit."""
+    return first.keys() == second.keys() and all(first[k].tobytes() == second[k].tobytes() for k in first)

@@ -1,0 +1,65 @@
+"""Profiles and recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from edgelab import profiles
+from edgelab.errors import EdgelabError
+from edgelab.profiles import Recipe
+
+
+def test_one_cycle_rises_then_falls_to_nothing() -> None:
+    """From 0 straight to 1 at the end of the warm-up, then half a cosine to 0."""
+    assert profiles.one_cycle(0.0) == 0.0
+    assert profiles.one_cycle(0.1) == 0.5
+    assert profiles.one_cycle(0.2) == 1.0
+    assert profiles.one_cycle(0.6) == pytest.approx(0.5)
+    assert profiles.one_cycle(1.0) == pytest.approx(0.0, abs=1e-12)
+    factors = [profiles.one_cycle(p) for p in np.linspace(0.2, 1, 50)]
+    assert factors == sorted(factors, reverse=True)
+
+
+def test_unknown_profile() -> None:
+    """The line names the choices."""
+    with pytest.raises(EdgelabError, match=r"^unknown profile 'fulll': choose one of ci, zoo, full$"):
+        profiles.get("fulll")
+
+
+@pytest.mark.parametrize("name", profiles.PROFILES)
+def test_a_profile_has_a_recipe_for_every_model(name: str) -> None:
+    """And is called what it is found under."""
+    from edgelab.pytorch.models import MODELS
+
+    profile = profiles.get(name)
+    assert profile.name == name
+    assert profile.recipes.keys() == MODELS.keys()
+    assert len(set(profile.seeds)) == len(profile.seeds) > 0
+
+
+def test_the_recipes_behind_the_published_checkpoints() -> None:
+    """A changed recipe would make every kept CIFAR-10 checkpoint unfindable: change both together."""
+    small = Recipe(epochs=30, peak_rate=0.2, weight_decay=2e-4, label_smoothing=0.05, crop=2)
+    plain = Recipe(epochs=20, peak_rate=0.05, weight_decay=5e-4, label_smoothing=0.05, crop=4)
+    for name in ("zoo", "full"):
+        profile = profiles.get(name)
+        assert profile.data == "cifar10"
+        assert dict(profile.recipes) == {"plain_cnn": plain, "resnet8": small, "ds_cnn": small}
+    assert profiles.get("zoo").uses_kept
+    assert not profiles.get("full").uses_kept
+
+
+def test_ci_is_small_and_never_mirrors_digits() -> None:
+    """A mirrored 2 is no 2."""
+    profile = profiles.get("ci")
+    assert profile.data == "digits"
+    assert all(recipe.epochs <= 4 and not recipe.flip for recipe in profile.recipes.values())
+
+
+def test_a_recipe_cannot_be_changed_in_place() -> None:
+    """Recipes are shared between profiles."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        profiles.get("ci").recipes["resnet8"].epochs = 5

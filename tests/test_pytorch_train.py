@@ -1,0 +1,182 @@
+"""Training in PyTorch: it learns, repeats itself bit for bit, and survives interruption."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import crops_of, same
+
+from edgelab.data import Dataset
+from edgelab.profiles import Recipe, get
+from edgelab.pytorch import models, train
+
+RECIPE = Recipe(epochs=3, batch=16, peak_rate=0.05, label_smoothing=0.1, crop=2)
+
+
+def trained(dataset: Dataset, recipe: Recipe = RECIPE, state_path: Path | None = None) -> dict[str, np.ndarray]:
+    """Weights of a resnet8 trained from seed 0."""
+    network = models.build("resnet8", len(dataset.class_names))
+    train.train(network, dataset, recipe, state_path)
+    return models.to_arrays(network)
+
+
+@pytest.mark.parametrize("name", ["plain_cnn", "resnet8"])
+def test_learns_digits_in_seconds(name: str, digits: Dataset) -> None:
+    """The ci recipes are worth running."""
+    network = models.build(name)
+    history = train.train(network, digits, get("ci").recipes[name])
+    assert list(history[0]) == ["epoch", "loss", "validation_accuracy", "seconds"]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert train.accuracy(network, digits.validation) == max(row["validation_accuracy"] for row in history)
+    assert train.accuracy(network, digits.test) > 0.8
+
+
+def test_same_seed_same_weights_and_no_test_images(tiny: Dataset) -> None:
+    """Bit-identical twice, other weights from another seed; the test split is not needed."""
+    blind = replace(tiny, test=None)
+    first = trained(blind)
+    assert same(first, trained(blind))
+    assert not same(first, trained(blind, replace(RECIPE, seed=1)))
+
+
+def test_continues_after_a_kill(tiny: Dataset, tmp_path: Path, start_python: Callable[[str], subprocess.Popen]) -> None:
+    """SIGKILL within the third epoch: two finished epochs are kept and the result is that of an undisturbed run."""
+    path = tmp_path / "resnet8.state"
+    killed = start_python(f"""
+import os, signal
+from pathlib import Path
+from support import tiny_dataset
+from test_pytorch_train import train, trained
+calls = []
+def accuracy(model, split, original=train.accuracy):
+    calls.append(split)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(model, split)
+train.accuracy = accuracy
+trained(tiny_dataset(), state_path=Path({str(path)!r}))
+""")
+    _, errors = killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL, errors
+    assert len(torch.load(path, weights_only=True)["history"]) == 2
+    assert same(trained(tiny, state_path=path), trained(tiny))
+
+
+def test_finished_training_is_not_repeated(tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same call once more only reads its state."""
+    first = trained(tiny, state_path=tmp_path / "state")
+    monkeypatch.setattr(train, "_epoch", None)
+    assert same(first, trained(tiny, state_path=tmp_path / "state"))
+
+
+def test_best_epoch_by_validation_is_returned(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With scripted scores the weights are those after the second epoch, and the first of equals wins."""
+    scores, seen = iter([0.2, 0.9, 0.9]), []
+
+    def accuracy(model: torch.nn.Module, _: object) -> float:
+        seen.append(models.to_arrays(model))
+        return next(scores)
+
+    monkeypatch.setattr(train, "accuracy", accuracy)
+    final = trained(tiny)
+    assert same(final, seen[1])
+    assert not same(final, seen[2])
+
+
+def test_loss_is_smoothed_cross_entropy(tiny: Dataset) -> None:
+    """At learning rate 0 the reported loss is the mean over the training images, worked out by hand."""
+    network = models.build("plain_cnn", 2)
+    recipe = Recipe(epochs=1, batch=16, peak_rate=0.0, label_smoothing=0.3, crop=0, flip=False)
+    (row,) = train.train(network, tiny, recipe)
+    outputs = train.logits(network, tiny.train.images).astype(np.float64)
+    log_p = outputs - np.log(np.exp(outputs).sum(1, keepdims=True))
+    targets = 0.7 * np.eye(2)[tiny.train.labels] + 0.15
+    assert row["loss"] == pytest.approx(-(targets * log_p).sum(1).mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_augmented_cuts_and_mirrors(flip: bool) -> None:
+    """Each result is exactly one crop of its own image, and every shift comes up, mirrored only if allowed."""
+    size, crop = 5, 1
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+    padded = np.pad(images, ((0, 0), (crop, crop), (crop, crop), (0, 0)), mode="reflect")
+    recipe = Recipe(epochs=1, crop=crop, flip=flip)
+    chosen = torch.arange(400) % 2
+    results = train.augmented(
+        torch.from_numpy(padded), chosen, (size, size), recipe, torch.Generator().manual_seed(0)
+    ).numpy()
+    references = [crops_of(image, size, crop) for image in padded]
+    seen = [
+        [kind for kind, cut in references[i].items() if np.array_equal(cut, result)]
+        for i, result in zip(chosen, results, strict=True)
+    ]
+    assert all(len(kinds) == 1 for kinds in seen)
+    assert {kinds[0] for kinds in seen} == {kind for kind in references[0] if flip or not kind[2]}
+
+
+def test_logits_do_not_depend_on_the_batch(tiny: Dataset) -> None:
+    """Evaluation mode, any batch size, read-only images, and the model's documented input."""
+    network = models.build("resnet8", 2).train()
+    images = tiny.train.images[:9].copy()
+    images.setflags(write=False)
+    outputs = train.logits(network, images)
+    assert outputs.shape == (9, 2)
+    assert np.allclose(outputs, train.logits(network, images, batch=4), atol=1e-5)
+    inputs = torch.from_numpy((images.astype(np.float32) - 128) / 128).permute(0, 3, 1, 2)
+    assert np.allclose(outputs, network(inputs).detach().numpy(), atol=1e-6)
+
+
+class Evil:
+    """Unpickling this would make a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        """What an unpickler would call."""
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "flipped", "evil"])
+def test_damaged_state_is_reported_and_not_used(
+    damage: str, tiny: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training starts afresh, one line says so, and nothing foreign is executed."""
+    path, trap, recipe = tmp_path / "state", tmp_path / "trap", replace(RECIPE, epochs=1)
+    first = trained(tiny, recipe, path)
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    if damage == "evil":
+        torch.save({"recipe": Evil(trap)}, path)
+    else:
+        rest = {"garbage": b"garbage", "truncated": b"", "flipped": bytes(64) + whole[middle + 64 :]}[damage]
+        path.write_bytes(whole[:middle] * (damage != "garbage") + rest)
+    assert same(trained(tiny, recipe, path), first)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} is not a training state that can be read: training starts afresh"
+    ]
+    assert not trap.exists()
+
+
+def test_state_of_other_training_is_not_used(tiny: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Another recipe, other images or another network: the line says which."""
+    path, recipe = tmp_path / "state", replace(RECIPE, epochs=1)
+    other = replace(tiny, fingerprint="another")
+    for dataset, used, expected in (
+        (other, recipe, []),
+        (tiny, recipe, [f"{path} belongs to training with another data: training starts afresh"]),
+        (tiny, replace(recipe, seed=4), [f"{path} belongs to training with another recipe: training starts afresh"]),
+    ):
+        caplog.clear()
+        trained(dataset, used, path)
+        assert [record.getMessage() for record in caplog.records] == expected
+    train.train(models.build("plain_cnn", 2), tiny, replace(recipe, seed=4), path)
+    assert caplog.records[-1].getMessage() == f"{path} belongs to training with another model: training starts afresh"
