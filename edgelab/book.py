@@ -29,6 +29,7 @@ NOT_PAGES = ("executed", "results")
 BUILDERS = ("jupyter-book", "sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb", "sphinxcontrib-bibtex")
 Run = dict[str, dict[str, Any]]
 DASH = "\N{EN DASH}"
+BASELINE = "01_baseline"
 STAMP = ".edgelab-inputs"
 TAIL = 15
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
@@ -105,10 +106,15 @@ def _count(value: object) -> str:
     return f"{int(float(str(value))):,}"
 
 
+def _baseline(frame: pd.DataFrame) -> pd.DataFrame:
+    """The course's networks before compression; the classifier of the first chapter is none of them."""
+    return frame[(frame["technique"] == "baseline") & (frame["chapter"] == BASELINE)]
+
+
 def baseline_table(records: Records) -> str:
     """The published baseline rows as a Markdown table, with what they were measured on in a line below it."""
     frame = _ledger(records.published_ledger)
-    if frame is None or not (rows := frame[frame["technique"] == "baseline"]).size:
+    if frame is None or (rows := _baseline(frame)).empty:
         return "*No baseline has been published yet.*"
     rows = rows.sort_values(["model", "framework", "seed"])
     header = ["Model", "Framework", "Seed", "Accuracy, % (95 % interval)", "Bytes", "Gzipped"]
@@ -129,13 +135,17 @@ def baseline_table(records: Records) -> str:
 
 
 def comparison_figure(records: Records) -> str:
-    """Accuracy against bytes of every published file, as a figure with alternative text and the table behind it."""
+    """Accuracy against bytes of the baselines and what became of them, with alternative text and the table behind it.
+
+    Only files measured on the baselines' data are comparable; the classifier of the first chapter is left out.
+    """
     frame = _ledger(records.published_ledger)
-    if frame is None or frame.empty:
+    if frame is None or (baseline := _baseline(frame)).empty:
         return "*No measurement has been published yet.*"
     from edgelab import plots
 
-    return _raw_html(plots.accuracy_against_size(frame)._repr_html_())
+    comparable = frame["data_fingerprint"].isin(baseline["data_fingerprint"]) & (frame["chapter"] >= BASELINE)
+    return _raw_html(plots.accuracy_against_size(frame[comparable])._repr_html_())
 
 
 def _raw_html(html: str) -> str:

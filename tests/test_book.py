@@ -105,8 +105,10 @@ def numbers_not_in(table: str, path: Path) -> list[str]:
 def test_every_number_of_the_baseline_table_is_in_the_ledger(tmp_path: Path):
     publish(tmp_path, record(), record(framework="tensorflow", bytes=318_111), record(model="plain_cnn", seed=1))
     publish(tmp_path, record(technique="ptq_int8", bytes=98_765, accuracy=0.86, chapter="03_quantization"))
+    publish(tmp_path, record(chapter="00_start", model="nearest_mean"))
     table = book.fill("<!-- edgelab: baseline -->", tmp_path)
     assert numbers_not_in(table, tmp_path / "book" / "results" / "ledger.csv") == []
+    assert "nearest_mean" not in table, "the first chapter's classifier is no baseline of the course"
     assert "86.12 (85.43\N{EN DASH}86.88)" in table
     assert "318,111" in table
     assert "98,765" not in table, "only baselines belong into the table"
@@ -127,11 +129,14 @@ def test_the_published_baseline_table_comes_from_the_published_ledger():
 
 def test_the_comparison_is_a_figure_with_alternative_text_and_its_table(tmp_path: Path):
     publish(tmp_path, record(), record(model="plain_cnn", bytes=2_486_288))
+    publish(tmp_path, record(chapter="00_start", model="nearest_mean"))
+    publish(tmp_path, record(chapter="10_your_own_data", model="rice_net", data="rice", data_fingerprint="b" * 64))
     filled = book.fill("before\n\n<!-- edgelab: comparison -->\n\nafter", tmp_path)
     assert filled.startswith("before\n\n```{raw} html\n<")
     assert re.search(r'<img[^>]*\balt="[^"]{20,}"', filled)
     assert "<details" in filled and "<table" in filled
     assert "plain_cnn" in filled
+    assert "nearest_mean" not in filled and "rice_net" not in filled, "only what can be compared is shown"
     assert filled.endswith("\n```\n\nafter")
 
 
