@@ -26,6 +26,7 @@ from edgelab.files import atomic_path
 
 CHAPTERS = "[0-9][0-9]_*.ipynb"
 PACKAGE = Path(__file__).resolve().parent
+QUIET_KERNEL = ["--log-level=50"]  # its log is about its own sockets; what cells print is not part of it
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -211,8 +212,8 @@ def _execute(job: Job, output: Path) -> None:
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     try:
         with _kernel_environment(rows):
-            kernel = {"kernel_name": "python3", "language": "python", "cwd": job.notebook.parent}
-            papermill.execute_notebook(job.notebook, executed, job.parameters, **kernel)
+            kernel = {"kernel_name": "python3", "language": "python", "extra_arguments": QUIET_KERNEL}
+            papermill.execute_notebook(job.notebook, executed, job.parameters, cwd=job.notebook.parent, **kernel)
     except (PapermillExecutionError, RuntimeError) as error:  # a kernel that dies raises RuntimeError
         raise _keep_failure(job, executed, output, error) from error
     seconds = round(time.perf_counter() - clock, 1)
