@@ -35,6 +35,8 @@ def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
+            for leftover in folder.glob(".*.part"):  # of a process that was killed: only the holder of the lock writes
+                leftover.unlink()
             return _opened(stem) or _kept(stem, make())
     except OSError as error:
         raise EdgelabError(

@@ -206,7 +206,7 @@ def download() -> Path:
 def _resume(url: str, part: Path) -> None:
     """Fetch the rest of `url` into `part`; what is there already is kept if the server can go on from there."""
     import requests
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     start = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})

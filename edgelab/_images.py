@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from edgelab._guard import CIFAR_CLASSES, CIFAR_COUNTS, has_jpeg_blocks
 from edgelab.data import TEST_SHARE, Source, Split, Unsplit, stratified_holdout
@@ -64,14 +64,15 @@ def resized(image: Image.Image, size: int) -> Image.Image:
     return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
 
 
-def _listed(path: Path) -> Iterator[tuple[Parts, Path, bool]]:
+def _listed(path: Path) -> Iterator[tuple[Parts, str, bool]]:
     """Every folder (True) and image file (False) below the folder `path`, hidden ones left out."""
     for root, folders, files in os.walk(path):
         folders.sort()
+        above = Path(root).relative_to(path).parts
         for name in sorted(folders + files):
-            parts = (*Path(root).relative_to(path).parts, name)
-            if _is_visible(parts) and (name in folders or name.lower().endswith(IMAGES)):
-                yield parts, Path(root, name), name in folders
+            is_folder = name in folders
+            if (is_folder or name.lower().endswith(IMAGES)) and _is_visible((*above, name)):
+                yield (*above, name), os.path.join(root, name), is_folder
 
 
 def _folder_key(path: Path) -> str:
@@ -79,17 +80,17 @@ def _folder_key(path: Path) -> str:
     digest = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape"))
     for parts, file, is_folder in _listed(path):
         try:
-            facts = () if is_folder else (file.stat().st_size, file.stat().st_mtime_ns)
+            about = os.stat(file)
         except OSError as error:
             raise EdgelabError(f"cannot read the image {file}: {error.strerror}") from error
-        digest.update(repr((parts, facts)).encode())
+        digest.update(repr((parts, is_folder or (about.st_size, about.st_mtime_ns))).encode())
     return digest.hexdigest()
 
 
 def _folder_members(path: Path) -> Iterator[Member]:
     for parts, file, is_folder in tqdm(list(_listed(path)), f"reading {path.name}", unit="file", delay=1):
         try:
-            yield parts, None if is_folder else file.read_bytes()
+            yield parts, None if is_folder else Path(file).read_bytes()
         except OSError as error:
             raise EdgelabError(f"cannot read the image {file}: {error.strerror}") from error
 

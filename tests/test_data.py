@@ -314,6 +314,17 @@ class TestArchives:
         with pytest.raises(EdgelabError, match="once unpacked, got more"):
             data.load(path)
 
+    def test_a_file_too_large_for_an_image_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(_images, "MAX_IMAGE", 1 << 20)
+        path = as_tar(tmp_path / "a.tar.gz", {"train/cat/big.png": bytes(2 << 20)} | split_files())
+        with pytest.raises(EdgelabError, match=r"expected image files of at most 1 MiB, got train/cat/big.png"):
+            data.load(path)
+
+    def test_too_many_pixels_in_all_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(_images, "MAX_TOTAL", 1000)
+        with pytest.raises(EdgelabError, match="GiB of pixels: pass a smaller image_size"):
+            data.load(as_folder(tmp_path / "pets", split_files()))
+
     def test_an_image_with_too_many_pixels_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
         with pytest.raises(EdgelabError, match=r"cannot read the image .*decompression bomb"):
@@ -335,10 +346,18 @@ class TestCache:
         assert same(first, second)
         assert all(isinstance(s.images, np.memmap) for s in (second.train, second.validation, second.test))
 
-    def test_changes_to_the_arrays_stay_in_memory(self, folder: Path):
+    def test_changes_to_the_arrays_stay_in_memory(self, folder: Path, own_cache: Path):
         first = data.load(folder)
+        (kept,) = own_cache.rglob("*.npy")
+        before = kept.read_bytes()
         first.train.images[:] = 0
-        assert data.load(folder).train.images.any()
+        del first
+        assert kept.read_bytes() == before
+
+    def test_a_renamed_archive_has_its_new_name(self, tmp_path: Path):
+        path = as_zip(tmp_path / "old.zip", split_files())
+        assert data.load(path).name == "old"
+        assert data.load(path.rename(tmp_path / "new.zip")).name == "new"
 
     def test_a_changed_source_is_read_again(self, folder: Path):
         before = data.load(folder)
@@ -370,6 +389,12 @@ class TestCache:
         processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
         assert {p.communicate(timeout=60)[0].strip() for p in processes} == {data.load(folder).fingerprint}
         assert len(kept_files(own_cache)) == 2
+
+    def test_what_a_killed_process_left_is_cleared_away(self, folder: Path, own_cache: Path):
+        (own_cache / "images").mkdir(parents=True)
+        (own_cache / "images" / ".0123.npy.77-abcd.part").write_bytes(b"half")
+        data.load(folder)
+        assert [Path(name).suffix for name in kept_files(own_cache)] == [".json", ".npy"]
 
     def test_a_cache_that_cannot_be_written_is_one_line(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("EDGELAB_CACHE", str(folder / "test" / "cat" / "000.png"))
@@ -568,6 +593,11 @@ class TestOfficialCifar:
         with pytest.raises(EdgelabError, match="cannot read the CIFAR-10 batch b1: "):
             _cifar.read_batch(content, "b1")
 
+    def test_an_array_in_column_order_is_refused(self):
+        content = pickle.dumps({b"data": np.zeros((2, 3072), np.uint8, order="F"), b"labels": [1, 2]}, 2)
+        with pytest.raises(EdgelabError, match="batch b1: the shapes or labels are not those of CIFAR-10"):
+            _cifar.read_batch(content, "b1")
+
     @pytest.mark.parametrize("place", ["missing", "photo.zip"])
     def test_a_data_folder_that_is_none(self, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch):
         (tmp_path / "photo.zip").write_bytes(b"x")
@@ -628,7 +658,10 @@ class TestJpegCopy:
 
 
 class Mirrors(http.server.BaseHTTPRequestHandler):
-    """/good serves the file and honours Range, /whole ignores Range, /drop breaks off half-way, /wrong has another."""
+    """/good serves the file and honours Range, /whole ignores Range, /drop breaks off half-way, /wrong has another.
+
+    /shifted says that it continues elsewhere than asked.
+    """
 
     content = b""
     asked: list[tuple[str, str | None]]
@@ -644,7 +677,8 @@ class Mirrors(http.server.BaseHTTPRequestHandler):
             return self.send_error(416)
         self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            begin = 0 if self.path == "/shifted" else start
+            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         end = (start + len(content)) // 2 if self.path == "/drop" else len(content)
@@ -717,6 +751,13 @@ class TestDownload:
         part.write_bytes(official.read_bytes()[:1000])
         use("whole")
         assert data.load("cifar10").name == "cifar10"
+        assert len(Mirrors.asked) == 1
+
+    def test_a_server_that_goes_on_elsewhere_is_passed_over(self, use: Callable[..., None], part: Path, official: Path):
+        part.write_bytes(official.read_bytes()[:1000])
+        use("shifted", "good")
+        assert data.load("cifar10").name == "cifar10"
+        assert Mirrors.asked == [("/shifted", "bytes=1000-"), ("/good", "bytes=1000-")]
 
     def test_a_wrong_part_does_not_spoil_the_only_mirror(self, use: Callable[..., None], part: Path):
         part.write_bytes(bytes(1000))
@@ -740,6 +781,7 @@ class TestDownload:
         with pytest.raises(EdgelabError, match=r"from any of 1 mirrors \(last: .*hash.*\)"):
             data.load("cifar10")
         assert kept_files(own_cache) == []
+        assert len(Mirrors.asked) == 1
 
     def test_the_listed_mirrors_are_https_and_end_with_the_official_host(self):
         source = Path(_cifar.__file__).read_text()
