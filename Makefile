@@ -9,7 +9,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PROFILE ?= full
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-# Checks run two at a time: one thread each, a quiet TensorFlow, and no GPU, so that they say the same everywhere.
+# What is compared runs alike everywhere: on one thread (two notebooks at a time), without a GPU; TensorFlow is quiet.
 QUIET := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF_CPP_MIN_LOG_LEVEL=3 CUDA_VISIBLE_DEVICES=-1
 TWO := -n 2 --dist loadfile -q
 # A Python that can make the environment; TensorFlow has no builds for later ones.
@@ -37,11 +37,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "set-up: done"
 
 book: $(STAMP)  ## run the course on the embedded digits and build the book
-	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/edgelab run --profile ci
+	@$(QUIET) $(BIN)/edgelab run --profile ci
 	@$(BIN)/edgelab book
 
 publish: $(STAMP)  ## run the course on CIFAR-10 (hours; PROFILE=zoo: minutes) and keep the outputs in the repository
-	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/edgelab run --profile $(PROFILE) --publish
+	@$(if $(filter ci,$(PROFILE)),$(QUIET),TF_CPP_MIN_LOG_LEVEL=3) $(BIN)/edgelab run --profile $(PROFILE) --publish
 
 lint: $(STAMP)  ## style, types and spelling
 	@echo "lint: ruff check";   $(BIN)/ruff check --quiet .

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the kernels write to a ledger of their own."""
+    folder = tempfile.TemporaryDirectory(prefix="edgelab-pytest-", ignore_cleanup_errors=True)
+    config.add_cleanup(folder.cleanup)
+    os.environ["EDGELAB_LEDGER"] = os.path.join(folder.name, "ledger.csv")
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
     """Tell nbval's notebooks, and nothing else, to ignore standard error."""
     if hasattr(collector, "skip_compare"):
         collector.skip_compare += ("stderr",)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _throw_away_ledger(tmp_path_factory: pytest.TempPathFactory) -> None:
-    os.environ["EDGELAB_LEDGER"] = str(tmp_path_factory.mktemp("ledger") / "ledger.csv")
