@@ -28,7 +28,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def file_hash(path: Path, algorithm: str = "sha256") -> str:
     """Hexadecimal hash of the content of `path`; a progress bar appears where it takes longer than a second."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with (

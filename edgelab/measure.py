@@ -58,7 +58,7 @@ def accuracy(artifact: Artifact, split: Split) -> Accuracy:
 
     Raises EdgelabError where there are no images, or the images or the number of classes do not fit the file.
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     if not len(split):
         raise EdgelabError(f"there are no images to measure {artifact.path.name} on")

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 from edgelab.errors import EdgelabError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
     from edgelab.energy import EnergyTable
+    from edgelab.ledger import Record
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
@@ -260,6 +262,54 @@ def _told(row: Mapping[str, Any]) -> str:
     return (
         f"{row['model']} ({row['technique']}, {row['framework']}) with {row['accuracy']:.1%} at {row['bytes']:,} bytes"
     )
+
+
+def results(records: Sequence[Record], caption: str) -> Table:
+    """The table under every "Measure" section: one row a file, accuracy in per cent with its 95 % interval.
+
+    Raises EdgelabError where there are no records.
+    """
+    import pandas as pd
+
+    if not records:
+        raise EdgelabError("no records to show: measure a file first")
+    rows = [
+        {
+            "model": record.model,
+            "technique": record.technique,
+            "runtime": record.runtime,
+            "accuracy, %": f"{100 * record.accuracy:.2f}",
+            "95 % interval": f"{100 * record.accuracy_low:.2f} to {100 * record.accuracy_high:.2f}",
+            "bytes": record.bytes,
+            "gzip bytes": record.gzip_bytes,
+            "parameters": record.parameters,
+            "MACs": record.macs,
+            "relative energy": None if record.relative_energy is None else round(record.relative_energy, 2),
+        }
+        for record in records
+    ]
+    return table(pd.DataFrame(rows), caption)
+
+
+def images(pixels: np.ndarray, labels: Sequence[str], caption: str) -> Figure:
+    """A row or two of `pixels` (n, height, width, 3) uint8 under their `labels`."""
+    import matplotlib as mpl
+    import pandas as pd
+    from matplotlib.figure import Figure as Canvas
+
+    columns = min(len(labels), 5)
+    rows = -(-len(labels) // columns)
+    with mpl.rc_context(STYLE):
+        canvas = Canvas(figsize=(1.3 * columns, 1.5 * rows), layout="constrained", facecolor="white")
+        axes = canvas.subplots(rows, columns, squeeze=False).ravel()
+        for ax in axes:
+            ax.axis("off")
+        for ax, image, label in zip(axes, pixels, labels, strict=False):
+            ax.imshow(image, interpolation="nearest")
+            ax.set_title(label, fontsize=10)
+        svg = _svg(canvas)
+    numbers = pd.DataFrame({"class": list(labels), "mean pixel": [round(float(image.mean()), 1) for image in pixels]})
+    return Figure(svg, f"{caption}: {', '.join(labels)}.", caption, table(numbers, "The images' classes"))
 
 
 HATCHES = ("", "//", "..", "xx", "\\\\")

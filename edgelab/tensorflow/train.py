@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from edgelab import weights
 from edgelab.data import Dataset, Split, normalise
