@@ -22,10 +22,10 @@ RECIPE = Recipe(epochs=3, batch=16, peak_rate=0.05, label_smoothing=0.1, crop=2)
 
 
 def trained(dataset: Dataset, recipe: Recipe = RECIPE, state_path: Path | None = None) -> dict[str, np.ndarray]:
-    """Weights of a resnet8 trained from seed 0."""
+    """Weights of a resnet8 trained from seed 0, and the loss of every epoch: the best epoch may be an early one."""
     network = models.build("resnet8", len(dataset.class_names))
-    train.train(network, dataset, recipe, state_path)
-    return models.to_arrays(network)
+    history = train.train(network, dataset, recipe, state_path)
+    return {**models.to_arrays(network), "losses": np.array([row["loss"] for row in history])}
 
 
 @pytest.mark.parametrize("name", ["plain_cnn", "resnet8"])
@@ -87,6 +87,7 @@ def test_best_epoch_by_validation_is_returned(tiny: Dataset, monkeypatch: pytest
 
     monkeypatch.setattr(train, "accuracy", accuracy)
     final = trained(tiny)
+    assert len(final.pop("losses")) == 3
     assert same(final, seen[1])
     assert not same(final, seen[2])
 
