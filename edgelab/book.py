@@ -24,6 +24,8 @@ from edgelab.errors import EdgelabError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from edgelab.plots import Figure
+
 MARKER = re.compile(r"^<!-- edgelab: ([\w-]+) -->$", re.MULTILINE)
 NOT_PAGES = ("executed", "results")
 BUILDERS = ("jupyter-book", "sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb", "sphinxcontrib-bibtex")
@@ -134,18 +136,24 @@ def baseline_table(records: Records) -> str:
     return f"{_table(header, cells, {2, 3, 4, 5})}\n\nMeasured on {on}. Bytes are those of the exported file."
 
 
-def comparison_figure(records: Records) -> str:
-    """Accuracy against bytes of the baselines and what became of them, with alternative text and the table behind it.
+def comparison(records: Records) -> Figure | None:
+    """Accuracy against bytes of the baselines and what became of them, or None where nothing is published.
 
     Only files measured on the baselines' data are comparable; the classifier of the first chapter is left out.
     """
     frame = _ledger(records.published_ledger)
     if frame is None or (baseline := _baseline(frame)).empty:
-        return "*No measurement has been published yet.*"
+        return None
     from edgelab import plots
 
     comparable = frame["data_fingerprint"].isin(baseline["data_fingerprint"]) & (frame["chapter"] >= BASELINE)
-    return _raw_html(plots.accuracy_against_size(frame[comparable])._repr_html_())
+    return plots.accuracy_against_size(frame[comparable])
+
+
+def comparison_figure(records: Records) -> str:
+    """The comparison as HTML, with alternative text and the table behind it."""
+    figure = comparison(records)
+    return _raw_html(figure._repr_html_()) if figure else "*No measurement has been published yet.*"
 
 
 def _raw_html(html: str) -> str:

@@ -109,8 +109,18 @@ def publish_chapters(root: Path, chapters: Sequence[str], profile: profiles.Prof
     published = {**course.read_records(results / "run.json"), **{name: records[name] for name in chapters}}
     course.write_records(results / "run.json", published)
     print("\n".join(changes) or "no ledger rows", flush=True)
+    _keep_picture(root)
     models = {row["model"] for row in _read_rows(output / "ledger.csv") if row["chapter"] in chapters}
     _keep_checkpoints(models, profile)
+
+
+def _keep_picture(root: Path) -> None:
+    """Draw the comparison for places that show no book, such as the README."""
+    from edgelab import book
+
+    if figure := book.comparison(book.Records(root)):
+        with atomic_path(root / "book" / "_static" / "comparison.svg") as temporary:
+            temporary.write_bytes(figure.svg)
 
 
 def _keep_checkpoints(models: Iterable[str], profile: profiles.Profile) -> None:

@@ -123,3 +123,18 @@ def test_keeps_the_checkpoints_of_the_models_it_measured(
     (kept,) = (tmp_path / "kept").iterdir()
     assert zoo.load(kept).model == "resnet8"
     assert capsys.readouterr().out == f"kept {kept}\n"
+
+
+def test_draws_the_picture_of_the_readme_from_the_published_ledger(tmp_path: Path) -> None:
+    results = tmp_path / "book" / "results" / "ledger.csv"
+    publish._keep_picture(tmp_path)
+    picture = tmp_path / "book" / "_static" / "comparison.svg"
+    assert not picture.exists()
+    values = {"accuracy": 0.75, "accuracy_low": 0.25, "accuracy_high": 1.0}
+    ledger.append(record("01_baseline", model="a_network", **values), results)
+    publish._keep_picture(tmp_path)
+    drawn = picture.read_bytes()
+    assert drawn.startswith(b"<?xml") and b"a_network" in drawn
+    ledger.append(record("02_pruning", model="b_network", **values), results)
+    publish._keep_picture(tmp_path)
+    assert picture.read_bytes() != drawn
