@@ -265,7 +265,7 @@ def _told(row: Mapping[str, Any]) -> str:
 
 
 def results(records: Sequence[Record], caption: str) -> Table:
-    """The table under every "Measure" section: one row a file, accuracy in per cent with its 95 % interval.
+    """The table under every "Measure" section: one row a file; the technique is shown where there are several.
 
     Raises EdgelabError where there are no records.
     """
@@ -277,18 +277,25 @@ def results(records: Sequence[Record], caption: str) -> Table:
         {
             "model": record.model,
             "technique": record.technique,
-            "runtime": record.runtime,
-            "accuracy, %": f"{100 * record.accuracy:.2f}",
-            "95 % interval": f"{100 * record.accuracy_low:.2f} to {100 * record.accuracy_high:.2f}",
+            "runtime": record.runtime.split(" ")[0],
+            "accuracy, %": _interval(record),
             "bytes": record.bytes,
-            "gzip bytes": record.gzip_bytes,
+            "gzip": record.gzip_bytes,
             "parameters": record.parameters,
             "MACs": record.macs,
-            "relative energy": None if record.relative_energy is None else round(record.relative_energy, 2),
+            "energy": None if record.relative_energy is None else round(record.relative_energy, 2),
         }
         for record in records
     ]
-    return table(pd.DataFrame(rows), caption)
+    frame = pd.DataFrame(rows)
+    if frame["technique"].nunique() == 1:
+        frame = frame.drop(columns="technique")
+    return table(frame, f"{caption}: accuracy with its 95 % interval; energy is relative, in million MACs times bytes")
+
+
+def _interval(record: Record) -> str:
+    low, high = 100 * record.accuracy_low, 100 * record.accuracy_high
+    return f"{100 * record.accuracy:.2f} ({low:.2f} to {high:.2f})"
 
 
 def images(pixels: np.ndarray, labels: Sequence[str], caption: str) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -161,3 +162,29 @@ def test_a_table_shows_numbers_to_the_right_and_escapes_text() -> None:
     cells = [attributes["style"].rpartition(":")[2] for tag, attributes in outline.found if tag == "td"]
     assert cells[:3] == ["left", "right", "right"]
     assert repr(shown) == "[table: a & b]"
+
+
+def record(**changes: object) -> SimpleNamespace:
+    values = {"model": "resnet8", "technique": "baseline", "runtime": "onnxruntime 1.2.3", "bytes": 312_769}
+    values |= {"accuracy": 0.8372, "accuracy_low": 0.8298, "accuracy_high": 0.8443, "gzip_bytes": 288_000}
+    return SimpleNamespace(
+        **(values | {"parameters": 77_946, "macs": 12_501_632, "relative_energy": 50.0065} | changes)
+    )
+
+
+def test_results_name_the_technique_only_where_there_are_several() -> None:
+    shown = Outline(plots.results([record(), record(model="ds_cnn")], "Baselines").html)
+    assert {"resnet8", "ds_cnn", "83.72 (82.98 to 84.43)", "312,769", "12,501,632", "50.01"} <= set(shown.text)
+    assert "baseline" not in shown.text
+    several = Outline(plots.results([record(), record(technique="ptq_int8", relative_energy=None)], "Two").html)
+    assert {"baseline", "ptq_int8", "technique"} <= set(several.text)
+    with pytest.raises(EdgelabError, match="no records to show"):
+        plots.results([], "nothing")
+
+
+def test_images_stand_under_their_labels_with_their_table() -> None:
+    pixels = np.stack([np.full((8, 8, 3), 10 * i, np.uint8) for i in range(7)])
+    figure = plots.images(pixels, [f"class {i}" for i in range(7)], "Seven classes")
+    assert figure.alt == "Seven classes: " + ", ".join(f"class {i}" for i in range(7)) + "."
+    assert figure.svg.count(b"<image") == 7
+    assert {"class 6", "60"} <= set(Outline(figure.table.html).text)
