@@ -40,7 +40,7 @@ def one_cycle(progress: float, warm_up: float = 0.2) -> float:
 
 @dataclass(frozen=True)
 class Profile:
-    """How much work a run does: on `data` (a name `edgelab.data.load` knows), one recipe a model, once a seed.
+    """How much work a run does: on `data` (a name `edgelab.data.load` knows), one recipe a model.
 
     `uses_kept` says whether the checkpoints that come with edgelab may stand in for training; what this machine has
     trained itself is used in any case.
@@ -49,7 +49,6 @@ class Profile:
     name: str
     data: str
     recipes: Mapping[str, Recipe]
-    seeds: tuple[int, ...]
     uses_kept: bool
 
 
@@ -64,9 +63,9 @@ _CIFAR10 = {
     "ds_cnn": Recipe(epochs=30, peak_rate=0.2, weight_decay=2e-4, label_smoothing=0.05, crop=2),
 }
 PROFILES: dict[str, Profile] = {
-    "ci": Profile("ci", "digits", _DIGITS, (0,), True),
-    "zoo": Profile("zoo", "cifar10", _CIFAR10, (0,), True),
-    "full": Profile("full", "cifar10", _CIFAR10, (0,), False),
+    "ci": Profile("ci", "digits", _DIGITS, True),
+    "zoo": Profile("zoo", "cifar10", _CIFAR10, True),
+    "full": Profile("full", "cifar10", _CIFAR10, False),
 }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,15 @@ NOT_NUMBERS = {*IDENTITY, "data_fingerprint", "latency_on", "versions", "commit"
 def clean(notebook: Any, injected: bool) -> Any:
     """An executed notebook as it is kept: outputs and counts stay; run metadata and standard error (progress) go.
 
-    The cell papermill has added is hidden from the book's pages where `injected` is true, and removed otherwise.
+    The cell papermill has added says with which profile the outputs were made: it stays where `injected` is true.
     """
     import nbstripout
 
     cells = []
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
-        if "injected-parameters" in tags:
-            if not injected:
-                continue
-            cell.metadata["tags"] = [*tags, "remove-cell"]
+        if "injected-parameters" in tags and not injected:
+            continue
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         cells.append(cell)
@@ -124,7 +121,7 @@ def _keep_picture(root: Path) -> None:
 
 
 def _keep_checkpoints(models: Iterable[str], profile: profiles.Profile) -> None:
-    """Keep the checkpoints of `models` that this machine has trained and that the profile `zoo` will look for."""
+    """Keep this machine's checkpoints of `models` for the profile `zoo`, in place of those an earlier recipe gave."""
     from edgelab import data, zoo
 
     wanted = [name for name in sorted(models) if name in profile.recipes]
@@ -132,7 +129,10 @@ def _keep_checkpoints(models: Iterable[str], profile: profiles.Profile) -> None:
         return
     dataset = data.load(profile.data)
     for model in wanted:
-        for seed in profiles.get("zoo").seeds:
-            checkpoint = zoo.find(model, dataset, replace(profile.recipes[model], seed=seed), kept=False)
-            if checkpoint:
-                print(f"kept {zoo.keep(checkpoint, zoo.KEPT)}")
+        checkpoint = zoo.find(model, dataset, profile.recipes[model], kept=False)
+        if checkpoint:
+            path = zoo.keep(checkpoint, zoo.KEPT)
+            for other in zoo.KEPT.glob(f"{path.stem.rpartition('-')[0]}-*.safetensors"):
+                if other != path:
+                    other.unlink()
+            print(f"kept {path}")

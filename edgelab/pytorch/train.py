@@ -123,7 +123,7 @@ def _load_state(path: Path, model: nn.Module, recipe: Recipe, dataset: Dataset) 
         state = torch.load(path, weights_only=True, map_location="cpu")
         fits = {
             "recipe": state["recipe"] == asdict(recipe),
-            "data": state.get("data_fingerprint", dataset.fingerprint) == dataset.fingerprint,
+            "data": state["data_fingerprint"] == dataset.fingerprint,
             "model": _shapes(state["model"]) == _shapes(model.state_dict()),
         }
     except FileNotFoundError:
