@@ -139,14 +139,35 @@ def colab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def run_in(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of one commit with the files of this working tree, committed here or not.
+
+    This one is not cloned: it may be shallow, which pip's `git clone --filter=blob:none` does not get through.
+    """
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git repository: nothing says which files belong to the project")
+    folder = tmp_path_factory.mktemp("published")
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in listed.split("\0"):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    git = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
+    for command in (("init", "-q"), ("add", "--all", "--force"), ("commit", "-qm", "all")):
+        subprocess.run([*git, *command], cwd=folder, check=True)
+    return folder
+
+
+def run_in(python: Path, published: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `python` outside the project, without a network.
 
-    pip looks up no index and builds with what is there; git takes this working copy for the published repository.
+    pip looks up no index and builds with what is there; git takes the folder `published` for the published repository.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON", "COV_"))}
     environment |= {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    settings = {"safe.directory": "*", f"url.{ROOT.as_uri()}.insteadOf": URL}
+    settings = {"safe.directory": "*", f"url.{published.as_uri()}.insteadOf": URL}
     environment["GIT_CONFIG_COUNT"] = str(len(settings))
     for i, (key, value) in enumerate(settings.items()):
         environment |= {f"GIT_CONFIG_KEY_{i}": key, f"GIT_CONFIG_VALUE_{i}": value}
@@ -155,22 +176,20 @@ def run_in(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_set_up_cell_installs_edgelab_in_colab(colab: Path, tmp_path: Path) -> None:
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("not a git repository: there is nothing to install from")
-    missing = run_in(colab, "-c", "import edgelab")
+def test_the_set_up_cell_installs_edgelab_in_colab(colab: Path, published: Path, tmp_path: Path) -> None:
+    missing = run_in(colab, published, "-c", "import edgelab")
     assert "No module named 'edgelab'" in missing.stderr
     script = tmp_path / "cell.ipy"
     script.write_text(f"{cells(NOTEBOOKS[0])[0].source if NOTEBOOKS else SETUP}\n")
-    ran = run_in(colab, "-m", "IPython", "--no-banner", str(script))
+    ran = run_in(colab, published, "-m", "IPython", "--no-banner", str(script))
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    where = run_in(colab, "-c", "import edgelab, edgelab.cli, edgelab.data; print(edgelab.__file__)")
+    where = run_in(colab, published, "-c", "import edgelab, edgelab.cli, edgelab.data; print(edgelab.__file__)")
     assert where.returncode == 0, ran.stdout + ran.stderr + where.stderr
     installed = Path(where.stdout.strip())
     assert installed.is_relative_to(colab.parents[1] / "lib")
     assert (installed.parent / "py.typed").exists()
-    kept = {path.name for path in (ROOT / "edgelab" / "checkpoints").glob("*.safetensors")}
+    kept = {path.name for path in (published / "edgelab" / "checkpoints").glob("*.safetensors")}
     assert kept == {path.name for path in installed.parent.glob("checkpoints/*.safetensors")}
 
-    again = run_in(colab, "-m", "IPython", "--no-banner", str(script))
+    again = run_in(colab, published, "-m", "IPython", "--no-banner", str(script))
     assert again.stdout == "", "a second run installs nothing"
