@@ -26,13 +26,14 @@ from edgelab.files import atomic_path
 
 CHAPTERS = "[0-9][0-9]_*.ipynb"
 PACKAGE = Path(__file__).resolve().parent
+APART = {"__pycache__", "checkpoints"}  # folders of the package whose files do not all count as its own
 QUIET_KERNEL = ["--log-level=50"]  # its log is about its own sockets; what cells print is not part of it
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One chapter to be run: its notebook, the parameters it gets, and the SHA-256 over all its results depend on."""
+    """One chapter to be run: its notebook, the parameters it gets, and the SHA-256 that says when to run it again."""
 
     notebook: Path
     parameters: dict[str, Any]
@@ -112,18 +113,22 @@ def check_parameters(notebook: Path, profile: str, given: Mapping[str, str]) -> 
 
 
 def _digest(notebook: Path, profile: profiles.Profile, parameters: Mapping[str, Any]) -> str:
-    """SHA-256 over the notebook's sources, edgelab's code, the checkpoints it may use, the parameters, the data chosen.
+    """SHA-256 over the notebook's sources, the parameters, edgelab's files and the versions of installed packages.
 
-    Outputs and most metadata do not count: saving a notebook anew repeats nothing.
+    Of the checkpoints only those count that the profile may use; of the data only the value of EDGELAB_DATA, not what
+    lies there. Outputs and most metadata do not count: saving a notebook anew repeats nothing.
     """
     import nbformat
 
+    from edgelab import provenance
+
     cells = nbformat.read(notebook, as_version=4).cells
     sources = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in cells]
-    chosen = [parameters, os.environ.get("EDGELAB_DATA", "")]
+    chosen = [parameters, os.environ.get("EDGELAB_DATA", ""), provenance.versions()]
     digest = hashlib.sha256(json.dumps([sources, chosen], sort_keys=True).encode())
-    files = [*PACKAGE.rglob("*.py"), *(PACKAGE.glob("checkpoints/*.safetensors") if profile.uses_kept else ())]
-    for path in sorted(files):
+    files = [path for path in PACKAGE.rglob("*") if path.is_file() and not APART & {*path.relative_to(PACKAGE).parts}]
+    kept = PACKAGE.glob("checkpoints/*.safetensors") if profile.uses_kept else ()
+    for path in sorted([*files, *kept]):
         digest.update(f"\n{path.relative_to(PACKAGE).as_posix()} ".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -200,6 +205,7 @@ def _execute(job: Job, output: Path) -> None:
     can so touch no result, and rows of a chapter that fails later are never seen.
     """
     import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
     from papermill.exceptions import PapermillExecutionError
 
     from edgelab import ledger, provenance
@@ -214,6 +220,10 @@ def _execute(job: Job, output: Path) -> None:
         with _kernel_environment(rows):
             kernel = {"kernel_name": "python3", "language": "python", "extra_arguments": QUIET_KERNEL}
             papermill.execute_notebook(job.notebook, executed, job.parameters, cwd=job.notebook.parent, **kernel)
+    except NoSuchKernel as error:
+        raise EdgelabError(
+            "Jupyter has no kernel named python3 to run chapters in: pip install ipykernel, then run again"
+        ) from error
     except (PapermillExecutionError, RuntimeError) as error:  # a kernel that dies raises RuntimeError
         raise _keep_failure(job, executed, output, error) from error
     seconds = round(time.perf_counter() - clock, 1)
@@ -250,8 +260,9 @@ def run(
 ) -> Path:
     """Execute `chapters` (none: all) and return the folder with the results, `output` or build/<profile>.
 
-    A chapter whose notebook, parameters, data and code are those of its last finished run is left as it is. Two runs
-    into one folder take turns. With `publish` the outputs then go into the repository, see `edgelab.publish`.
+    A chapter whose notebook, parameters, code, package versions and EDGELAB_DATA are those of its last finished run is
+    left as it is. Two runs into one folder take turns. With `publish` the outputs then go into the repository, see
+    `edgelab.publish`.
     Raises EdgelabError before anything runs for an unknown chapter, profile or parameter; and when a chapter fails,
     whose notebook is kept as <chapter>.failed.ipynb. Later chapters are then not run.
     """

@@ -16,8 +16,9 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from jupyter_client.kernelspec import KernelSpecManager
 
-from edgelab import course
+from edgelab import course, provenance
 from edgelab.errors import EdgelabError
 
 PARAMETERS = 'profile = "ci"\nepochs = 3\nrate = 0.5\nflip = True\nnote = "plain"\nlimit = None'
@@ -232,6 +233,21 @@ def test_the_code_of_edgelab_counts(root: Path, tmp_path: Path, monkeypatch: pyt
     third = [course._digest(notebook, profile, {}) for profile in (chosen, never_kept)]
     assert first[0] != second[0] != third[0]
     assert first[1] == second[1] != third[1]
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "a.pyc").write_bytes(b"code")
+    assert [course._digest(notebook, profile, {}) for profile in (chosen, never_kept)] == third
+    (package / "boards").mkdir()
+    (package / "boards" / "networks.csv").write_text("board")
+    fourth = [course._digest(notebook, profile, {}) for profile in (chosen, never_kept)]
+    assert third[0] != fourth[0] and third[1] != fourth[1]
+
+
+def test_the_versions_of_installed_packages_count(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook, profile = root / "notebooks" / "00_start.ipynb", course.profiles.get("full")
+    before = course._digest(notebook, profile, {})
+    assert course._digest(notebook, profile, {}) == before
+    monkeypatch.setattr(provenance, "versions", lambda: "numpy 0.1")
+    assert course._digest(notebook, profile, {}) != before
 
 
 def test_a_failing_chapter_keeps_output_and_traceback_and_stops_the_run(root: Path) -> None:
@@ -255,6 +271,13 @@ def test_a_failing_chapter_keeps_output_and_traceback_and_stops_the_run(root: Pa
     write_notebook(root / "notebooks" / "00_start.ipynb", "print('mended')")
     assert outcome("run", "00")[0] == 0
     assert not failed.exists()
+
+
+def test_a_missing_kernel_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KernelSpecManager, "_find_spec_directory", lambda *_: None)
+    monkeypatch.setattr(KernelSpecManager, "ensure_native_kernel", False)
+    with pytest.raises(EdgelabError, match=r"^Jupyter has no kernel named python3 .*: pip install ipykernel, then run"):
+        course.run(["00"])
 
 
 def test_a_kernel_that_dies_is_one_line(root: Path) -> None:
