@@ -72,7 +72,7 @@ def _merge_ledger(chapters: Sequence[str], source: Path, target: Path) -> list[s
 
 def _by_identity(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, ...], Mapping[str, str]]:
     """Rows by what was measured; a runtime's version is not part of that."""
-    return {tuple(row[name].split(" ")[0] for name in IDENTITY): row for row in rows}
+    return {tuple(row[n].split(" ")[0] if n == "runtime" else row[n] for n in IDENTITY): row for row in rows}
 
 
 def differences(old: Iterable[Mapping[str, str]], new: Iterable[Mapping[str, str]]) -> list[str]:

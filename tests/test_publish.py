@@ -101,6 +101,11 @@ def test_differences_name_new_gone_and_unchanged_rows() -> None:
 
     old = [row(), row(model="gone"), row(model="same")]
     new = [row(accuracy="0.6", bytes="8", runtime="onnx 2"), row(model="new"), row(model="same", wall_s="7")]
+    own = [row(data="my cats"), row(data="my dogs", accuracy="0.25")]
+    assert publish.differences(own, own) == [
+        "01 baseline pytorch onnx m my cats seed 0: unchanged",
+        "01 baseline pytorch onnx m my dogs seed 0: unchanged",
+    ]
     assert publish.differences(old, new) == [
         "01 baseline pytorch onnx gone digits seed 0: gone",
         "01 baseline pytorch onnx m digits seed 0: accuracy 0.5 -> 0.6, bytes 9 -> 8",
