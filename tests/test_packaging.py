@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -63,6 +64,11 @@ def test_the_citation_has_the_version_of_the_package() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == PROJECT["version"]
     assert citation["license"] == ["MIT", "CC-BY-4.0"]
+
+
+def test_the_licence_and_the_book_say_the_same_year() -> None:
+    years = re.findall(r"^Copyright \(c\) (\d{4}) ", (ROOT / "LICENSE").read_text(), re.MULTILINE)
+    assert years and set(years) == {CONFIG["copyright"]}
 
 
 def tracked() -> list[Path]:
@@ -114,6 +120,17 @@ def test_workflows_run_the_two_commands() -> None:
     assert "make book" in runs["pages"]
     assert "make test" in runs["weekly"]
     assert any("linkcheck" in run for run in runs["weekly"])
+
+
+def test_the_link_check_leaves_out_only_publishers_that_refuse_robots() -> None:
+    ignored = CONFIG["sphinx"]["config"]["linkcheck_ignore"]
+    dois = re.findall(r"doi = \{(.*?)\}", (ROOT / "book" / "references.bib").read_text())
+    links = [f"https://doi.org/{doi}" for doi in dois]
+    refusing = [f"https://doi.org/10.{publisher}/x" for publisher in (1080, 1109, 1214)]
+    asked = [link for link in links + refusing if not any(re.match(pattern, link) for pattern in ignored)]
+    assert asked == [link for link in links if not link.startswith(tuple(link[:-1] for link in refusing))]
+    others = ["https://arxiv.org/abs/10.1080", "https://doi.org/10.5281/zenodo.1", CONFIG["repository"]["url"]]
+    assert [link for link in others if any(re.match(pattern, link) for pattern in ignored)] == []
 
 
 def test_workflows_pass_actionlint() -> None:
