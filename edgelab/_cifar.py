@@ -25,6 +25,7 @@ from edgelab.files import file_hash
 ARCHIVE = "cifar-10-python.tar.gz"
 FOLDER = "cifar-10-batches-py"
 COPIES = ("cifar10-jpeg.tar.xz", "cifar10-jpeg")
+COPY_FOLDER = "JPEG files as train/<class>/* and test/<class>/* of the ten classes"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 BATCHES = {  # MD5 of the extracted files, as torchvision has them
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -47,19 +48,26 @@ def find(wanted: str) -> Source:
     """Where `wanted`, cifar10 or cifar10-jpeg, is.
 
     For cifar10: the official archive or folder in EDGELAB_DATA, else the JPEG copy there, which is announced on
-    standard error, else the cache, else the mirrors.
+    standard error, else, with a line on standard error where EDGELAB_DATA is set, the cache, else the mirrors.
     """
     place = _data_folder()
     if wanted == "cifar10" and place and (path := _among(place, (ARCHIVE, FOLDER))):
         return official(path)
-    if place and (path := _among(place, COPIES)):
+    if place and (path := _among(place, COPIES) or _copy_folder(place)):
         if wanted == "cifar10":
             print(f"edgelab: {path} is a JPEG copy, not the official CIFAR-10 pixels: cifar10-jpeg", file=sys.stderr)
         return _images.source(path)
     if wanted == "cifar10":
+        if place:
+            print(
+                f"edgelab: EDGELAB_DATA names {place}, which holds no CIFAR-10 (looked for {ARCHIVE}, {FOLDER}, "
+                f"{', '.join(COPIES)}, {COPY_FOLDER}): the cache is used, or CIFAR-10 is downloaded",
+                file=sys.stderr,
+            )
         return Source(f"cifar10 {SHA256}", lambda image_size: _read_official(download(), image_size))
     raise EdgelabError(
-        f"expected {' or '.join(COPIES)} in the folder EDGELAB_DATA names, found neither ({place or 'it is not set'})"
+        f"expected {' or '.join(COPIES)} in the folder EDGELAB_DATA names, or {COPY_FOLDER} there, "
+        f"found none ({place or 'it is not set'})"
     )
 
 
@@ -95,6 +103,13 @@ def _among(place: Path, names: tuple[str, ...]) -> Path | None:
     if place.name in names:
         return place
     return next((place / name for name in names if (place / name).exists()), None)
+
+
+def _copy_folder(place: Path) -> Path | None:
+    """`place`, whatever its name, if it is the JPEG copy: JPEG files of each of the ten classes in train/ and test/."""
+    classes = [place / split / label for split in ("train", "test") for label in CIFAR_CLASSES]
+    has_jpegs = (any(f.suffix.lower() in _images.JPEGS for f in c.iterdir()) for c in classes)
+    return place if all(c.is_dir() for c in classes) and all(has_jpegs) else None
 
 
 def _read_official(path: Path, image_size: int | None) -> Unsplit:

@@ -21,7 +21,8 @@ def find_problems(dataset: Dataset) -> list[str]:
 
     Checked in each split: shape and channel order (uint8, NHWC, 3 channels), value range, images of a single colour,
     labels (integers, one an image, in range), classes without images. Checked across splits: equal size, exact copies
-    of test images in train or validation and of validation images in train, recompressed CIFAR-10.
+    of test images in train or validation and of validation images in train, recompressed CIFAR-10. Channel order means
+    NHWC against NCHW; RGB against BGR cannot be told from pixels and is not checked.
 
     These are warnings: nothing is raised here. `load` raises EdgelabError where it can tell that a data set is unusable
     (unreadable or differing images, fewer than two classes, a class too small for every split), so it never returns one

@@ -250,7 +250,7 @@ def _pixels(content: bytes, name: str, image_size: int | None) -> tuple[np.ndarr
 
 
 def _one_line(error: Exception) -> str:
-    text = re.sub(r"<_io\.BytesIO object at \w+>", "the file", str(error) or type(error).__name__)
+    text = re.sub(r"image file <_io\.BytesIO object at \w+>", "the image file", str(error) or type(error).__name__)
     return " ".join(text.split())
 
 

@@ -229,9 +229,7 @@ def _runner(path: Path) -> Runner:
         raise
     except Exception as error:
         reason = first_line(error)
-        raise EdgelabError(
-            f"{path} is not a {path.suffix[1:]} model that can be run ({reason}): make it anew"
-        ) from error
+        raise EdgelabError(f"{path} is no {path.suffix[1:]} model that can be run ({reason}): make it anew") from error
 
 
 def check_suffix(path: Path) -> None:

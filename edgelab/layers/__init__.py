@@ -70,4 +70,4 @@ def _of_file(path: Path, input_shape: Shape | None) -> LayerTable:
         raise
     except Exception as error:
         kind, reason = path.suffix[1:], first_line(error)
-        raise EdgelabError(f"{path} is not a {kind} model that can be counted ({reason}): make it anew") from error
+        raise EdgelabError(f"{path} is no {kind} model that can be counted ({reason}): make it anew") from error

@@ -47,7 +47,7 @@ class Graph:
 
         content = path.read_bytes()
         if content[4:8] != b"TFL3":
-            raise EdgelabError(f"{path} is not a tflite model that can be counted (its mark TFL3 is missing)")
+            raise EdgelabError(f"{path} is no tflite model that can be counted (its mark TFL3 is missing)")
         self.model: Any = schema.ModelT.InitFromPackedBuf(content, 0)
         self.graph: Any = self.model.subgraphs[0]
         self.types, self.operators = _names(schema.TensorType), _names(schema.BuiltinOperator)
