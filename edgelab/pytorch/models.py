@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelab.errors import EdgelabError
+from edgelab.networks import DS_CNN_BLOCKS
 from edgelab.weights import check_fit
 
 
@@ -102,9 +103,6 @@ class SeparableBlock(nn.Module):
         """Feature maps in and out."""
         y = self.pointwise(self.depthwise(x))
         return x + y if self.keeps_shape else y
-
-
-DS_CNN_BLOCKS = ((32, 64, 2), *((64, 64, 1),) * 2, (64, 128, 2), *((128, 128, 1),) * 4)
 
 
 class DSCNN(nn.Module):

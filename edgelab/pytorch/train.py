@@ -35,7 +35,7 @@ DAMAGE = (
 )
 
 
-def device() -> torch.device:
+def _device() -> torch.device:
     """The GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -145,7 +145,7 @@ def train(model: nn.Module, dataset: Dataset, recipe: Recipe, state_path: Path |
     augmentation depend on the seed and the epoch alone. The test images are never looked at.
     """
     torch.backends.cudnn.deterministic = True
-    model.to(device())
+    model.to(_device())
     optimizer = _optimizer(model, recipe)
     history: list[dict[str, float]] = []
     best = copy.deepcopy(model.state_dict())
@@ -154,7 +154,7 @@ def train(model: nn.Module, dataset: Dataset, recipe: Recipe, state_path: Path |
         optimizer.load_state_dict(state["optimizer"])
         history, best = state["history"], state["best"]
     margins = ((0, 0), (recipe.crop, recipe.crop), (recipe.crop, recipe.crop), (0, 0))
-    padded = torch.from_numpy(np.pad(dataset.train.images, margins, mode="reflect")).to(device())
+    padded = torch.from_numpy(np.pad(dataset.train.images, margins, mode="reflect")).to(_device())
     bar = tqdm(range(len(history), recipe.epochs), "training", recipe.epochs, initial=len(history), unit="epoch")
     for epoch in bar:
         start = time.perf_counter()

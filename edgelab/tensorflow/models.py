@@ -15,6 +15,7 @@ from tensorflow import Tensor
 from tf_keras import layers
 
 from edgelab.errors import EdgelabError
+from edgelab.networks import DS_CNN_BLOCKS
 from edgelab.weights import check_fit
 
 INPUT_SHAPE = (32, 32, 3)
@@ -31,7 +32,7 @@ def _conv_bn(x: Tensor, name: str, outputs: int, kernel: int, stride: int = 1, r
     return _bn(convolved, name, relu)
 
 
-def plain_cnn(x: Tensor, classes: int) -> Tensor:
+def _plain_cnn(x: Tensor, classes: int) -> Tensor:
     """Three 3x3 convolutions with max pooling and two fully connected layers: no BatchNorm, 620,362 parameters.
 
     The ReLU stands inside the layer: after a layer without BatchNorm, quantization-aware training (TFMOT 0.8) would
@@ -44,7 +45,7 @@ def plain_cnn(x: Tensor, classes: int) -> Tensor:
     return layers.Dense(classes, name="fc2")(x)
 
 
-def resnet8(x: Tensor, classes: int) -> Tensor:
+def _resnet8(x: Tensor, classes: int) -> Tensor:
     """MLPerf Tiny's image-classification network (Banbury et al. 2021, arXiv:2106.07597): 12.5 M MACs."""
     x = _conv_bn(x, "stem", 16, 3)
     for name, outputs, stride in (("stage1", 16, 1), ("stage2", 32, 2), ("stage3", 64, 2)):
@@ -56,10 +57,7 @@ def resnet8(x: Tensor, classes: int) -> Tensor:
     return layers.Dense(classes, name="fc")(layers.GlobalAveragePooling2D(name="mean")(x))
 
 
-DS_CNN_BLOCKS = ((32, 64, 2), *((64, 64, 1),) * 2, (64, 128, 2), *((128, 128, 1),) * 4)
-
-
-def ds_cnn(x: Tensor, classes: int) -> Tensor:
+def _ds_cnn(x: Tensor, classes: int) -> Tensor:
     """Depthwise-separable network after MobileNet (Howard et al. 2017, arXiv:1704.04861), sized for 32x32 images."""
     x = _conv_bn(x, "stem", DS_CNN_BLOCKS[0][0], 3)
     for i, (inputs, outputs, stride) in enumerate(DS_CNN_BLOCKS):
@@ -70,7 +68,7 @@ def ds_cnn(x: Tensor, classes: int) -> Tensor:
     return layers.Dense(classes, name="fc")(layers.GlobalAveragePooling2D(name="mean")(x))
 
 
-MODELS: dict[str, Callable[[Tensor, int], Tensor]] = {"plain_cnn": plain_cnn, "resnet8": resnet8, "ds_cnn": ds_cnn}
+MODELS: dict[str, Callable[[Tensor, int], Tensor]] = {"plain_cnn": _plain_cnn, "resnet8": _resnet8, "ds_cnn": _ds_cnn}
 
 
 def build(name: str, classes: int = 10, seed: int = 0) -> keras.Model:

@@ -22,6 +22,11 @@ from edgelab.profiles import Recipe, one_cycle
 LOG = logging.getLogger(__name__)
 
 
+def to_input(images: np.ndarray) -> np.ndarray:
+    """uint8 NHWC to the networks' input: float32 NHWC in [-1, 1)."""
+    return normalise(images)
+
+
 def augmented(
     padded: np.ndarray, chosen: np.ndarray, size: tuple[int, int], recipe: Recipe, generator: np.random.Generator
 ) -> np.ndarray:
@@ -37,7 +42,7 @@ def augmented(
 
 def logits(model: keras.Model, images: np.ndarray, batch: int = 500) -> np.ndarray:
     """Logits (n, classes) of `model`, in evaluation mode, for uint8 NHWC `images`."""
-    parts = [model(normalise(images[i : i + batch]), training=False) for i in range(0, len(images), batch)]
+    parts = [model(to_input(images[i : i + batch]), training=False) for i in range(0, len(images), batch)]
     return np.concatenate([part.numpy() for part in parts])
 
 
@@ -67,7 +72,7 @@ class _Batches(keras.utils.Sequence):
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = self.order[step * self.recipe.batch : (step + 1) * self.recipe.batch]
         generator = np.random.default_rng((self.recipe.seed, self.epoch, step))
-        return normalise(augmented(self.padded, chosen, self.size, self.recipe, generator)), self.targets[chosen]
+        return to_input(augmented(self.padded, chosen, self.size, self.recipe, generator)), self.targets[chosen]
 
     def on_epoch_end(self) -> None:
         self._start(self.epoch + 1)

@@ -1,0 +1,35 @@
+"""The two frameworks' packages are twins: the same files, public functions and argument names in the same order."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "edgelab"
+TWINS = ("tensorflow", "pytorch")
+MODULES = sorted({path.name for twin in TWINS for path in (PACKAGE / twin).glob("*.py")})
+
+
+def signatures(source: str) -> dict[str, list[str]]:
+    """Every public function at module level -> its arguments' names."""
+    functions = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
+    return {f.name: [a.arg for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs)] for f in functions}
+
+
+def test_the_comparison_sees_names_and_order() -> None:
+    assert signatures("def f(a, /, b, *, c=1): ...\ndef _g(): ...\nclass C:\n def h(self): ...") == {
+        "f": ["a", "b", "c"]
+    }
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_functions_and_their_arguments_are_the_same(module: str) -> None:
+    one, other = (signatures((PACKAGE / twin / module).read_text(encoding="utf-8")) for twin in TWINS)
+    assert one == other
+    assert one or module == "__init__.py"
+
+
+def test_the_blocks_of_ds_cnn_are_written_once() -> None:
+    assert [p.name for p in PACKAGE.rglob("*.py") if "\nDS_CNN_BLOCKS =" in p.read_text("utf-8")] == ["networks.py"]
