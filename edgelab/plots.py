@@ -39,8 +39,8 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 7,
     "svg.hashsalt": "edgelab",
 }
-TABLE_STYLE = "border-collapse:collapse;font-variant-numeric:tabular-nums"
-CELL_STYLE = "padding:0.2em 0.7em;border-bottom:1px solid #8888;text-align:"
+TABLE_STYLE = "border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:0.85em"
+CELL_STYLE = "padding:0.2em 0.45em;white-space:nowrap;border-bottom:1px solid #8888;text-align:"
 
 
 @dataclass(frozen=True, repr=False)
@@ -277,7 +277,7 @@ def results(records: Sequence[Record], caption: str) -> Table:
         {
             "model": record.model,
             "technique": record.technique,
-            "runtime": record.runtime.split(" ")[0],
+            "runtime": {"ai-edge-litert": "LiteRT", "onnxruntime": "ONNX Runtime"}[record.runtime.split(" ")[0]],
             "accuracy, %": _interval(record),
             "bytes": record.bytes,
             "gzip": record.gzip_bytes,
@@ -290,7 +290,7 @@ def results(records: Sequence[Record], caption: str) -> Table:
     frame = pd.DataFrame(rows)
     if frame["technique"].nunique() == 1:
         frame = frame.drop(columns="technique")
-    return table(frame, f"{caption}: accuracy with its 95 % interval; energy is relative, in million MACs times bytes")
+    return table(frame, f"{caption}. Accuracy with its 95 % interval; energy relative: million MACs x bytes.")
 
 
 def _interval(record: Record) -> str:
