@@ -59,7 +59,7 @@ _DIGITS = {
 }
 _CIFAR10 = {
     "plain_cnn": Recipe(epochs=20, peak_rate=0.05, weight_decay=5e-4, label_smoothing=0.05, crop=4),
-    "resnet8": Recipe(epochs=30, peak_rate=0.2, weight_decay=2e-4, label_smoothing=0.05, crop=2),
+    "resnet8": Recipe(epochs=40, peak_rate=0.2, weight_decay=2e-4, crop=2),
     "ds_cnn": Recipe(epochs=30, peak_rate=0.2, weight_decay=2e-4, label_smoothing=0.05, crop=2),
 }
 PROFILES: dict[str, Profile] = {

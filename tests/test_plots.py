@@ -174,7 +174,8 @@ def record(**changes: object) -> SimpleNamespace:
 
 def test_results_name_the_technique_only_where_there_are_several() -> None:
     shown = Outline(plots.results([record(), record(model="ds_cnn")], "Baselines").html)
-    assert {"resnet8", "ds_cnn", "ONNX Runtime", "83.72 (82.98 to 84.43)", "312,769", "12,501,632", "50.01"} <= set(shown.text)
+    assert {"resnet8", "ds_cnn", "ONNX Runtime", "83.72 (82.98 to 84.43)"} <= set(shown.text)
+    assert {"312,769", "12,501,632", "50.01"} <= set(shown.text)
     assert "baseline" not in shown.text
     several = Outline(plots.results([record(), record(technique="ptq_int8", relative_energy=None)], "Two").html)
     assert {"baseline", "ptq_int8", "technique"} <= set(several.text)
