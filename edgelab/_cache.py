@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from edgelab._dataset import Dataset, Split, cache_folder
 from edgelab._guard import SPLITS, find_problems
-from edgelab.data import Dataset, Split, cache_folder
 from edgelab.errors import EdgelabError
 from edgelab.files import atomic_path
 

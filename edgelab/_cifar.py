@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgelab import _images
+from edgelab._dataset import Source, Split, Unsplit, cache_folder
 from edgelab._guard import CIFAR_CLASSES
-from edgelab.data import Source, Split, Unsplit, cache_folder
 from edgelab.errors import EdgelabError
 from edgelab.files import file_hash
 

@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from edgelab._dataset import TEST_SHARE, Source, Split, Unsplit, stratified_holdout
 from edgelab._guard import CIFAR_CLASSES, CIFAR_COUNTS, has_jpeg_blocks
-from edgelab.data import TEST_SHARE, Source, Split, Unsplit, stratified_holdout
 from edgelab.errors import EdgelabError
 from edgelab.files import file_hash
 

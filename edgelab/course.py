@@ -20,9 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgelab import profiles
+from edgelab import profiles, runs
 from edgelab.errors import EdgelabError
-from edgelab.files import atomic_path
 
 CHAPTERS = "[0-9][0-9]_*.ipynb"
 PACKAGE = Path(__file__).resolve().parent
@@ -134,21 +133,6 @@ def _digest(notebook: Path, profile: profiles.Profile, parameters: Mapping[str, 
     return digest.hexdigest()
 
 
-def read_records(path: Path) -> dict[str, dict[str, Any]]:
-    """Chapter -> its record in the run.json at `path`; empty where there is none that can be read."""
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return records if isinstance(records, dict) else {}
-
-
-def write_records(path: Path, records: Mapping[str, Mapping[str, Any]]) -> None:
-    """Replace the run.json at `path` in one step; chapters in the order of the course."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(dict(sorted(records.items())), indent=1) + "\n", encoding="utf-8")
-
-
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
     """Wait until no other run works in `folder`; the system drops the lock of a run that is killed."""
@@ -231,8 +215,8 @@ def _execute(job: Job, output: Path) -> None:
         os.replace(rows, results)
     os.replace(executed, output / executed.name)
     record = {"hash": job.digest, "parameters": job.parameters, "started": started, "seconds": seconds}
-    records = read_records(output / "run.json")
-    write_records(output / "run.json", {**records, job.name: {**record, "provenance": provenance.collect()}})
+    finished = runs.read(output / "run.json")
+    runs.write(output / "run.json", {**finished, job.name: {**record, "provenance": provenance.collect()}})
     (output / f"{job.name}.failed.ipynb").unlink(missing_ok=True)
     shutil.rmtree(running, ignore_errors=True)
 
@@ -242,7 +226,7 @@ def _run_jobs(jobs: Sequence[Job], output: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
     for number, job in enumerate(jobs, 1):
         done = output / f"{job.name}.ipynb"
-        record = read_records(output / "run.json").get(job.name, {})
+        record = runs.read(output / "run.json").get(job.name, {})
         if record.get("hash") == job.digest and done.exists():
             print(f"[{number}/{len(jobs)}] {job.name}: up to date, {done}", flush=True)
             continue

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgelab import course, profiles
+from edgelab import profiles, runs
 from edgelab.files import atomic_path
 
 EXTRA_KEYS = ["metadata.papermill", "cell.metadata.papermill", "cell.metadata.execution"]
@@ -102,9 +102,9 @@ def publish_chapters(root: Path, chapters: Sequence[str], profile: profiles.Prof
         return
     results = root / "book" / "results"
     changes = _merge_ledger(chapters, output / "ledger.csv", results / "ledger.csv")
-    records = course.read_records(output / "run.json")
-    published = {**course.read_records(results / "run.json"), **{name: records[name] for name in chapters}}
-    course.write_records(results / "run.json", published)
+    finished = runs.read(output / "run.json")
+    published = {**runs.read(results / "run.json"), **{name: finished[name] for name in chapters}}
+    runs.write(results / "run.json", published)
     print("\n".join(changes) or "no ledger rows", flush=True)
     _keep_picture(root)
     models = {row["model"] for row in _read_rows(output / "ledger.csv") if row["chapter"] in chapters}

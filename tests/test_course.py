@@ -18,7 +18,7 @@ import psutil
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 
-from edgelab import course, provenance
+from edgelab import course, provenance, runs
 from edgelab.errors import EdgelabError
 
 PARAMETERS = 'profile = "ci"\nepochs = 3\nrate = 0.5\nflip = True\nnote = "plain"\nlimit = None'
@@ -202,7 +202,7 @@ def test_other_parameters_data_or_a_missing_output_make_a_chapter_run_again(
     def execute(job: course.Job, output: Path) -> None:
         ran.append(job.name)
         (output / f"{job.name}.ipynb").touch()
-        course.write_records(output / "run.json", {job.name: {"hash": job.digest}})
+        runs.write(output / "run.json", {job.name: {"hash": job.digest}})
 
     monkeypatch.setattr(course, "_execute", execute)
     for change in (

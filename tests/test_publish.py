@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from edgelab import course, ledger, profiles, publish
+from edgelab import ledger, profiles, publish, runs
 
 VALUES = {name: 1 for name, kind in ledger.KINDS.items() if kind != "str" and name not in ledger.OPTIONAL}
 TEXTS = {name: "text" for name, kind in ledger.KINDS.items() if kind == "str" and name not in ledger.OPTIONAL}
@@ -51,7 +51,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         build = tmp_path / "build" / profile
         build.mkdir(parents=True)
         nbformat.write(executed_notebook(), build / "01_next.ipynb")
-        course.write_records(build / "run.json", {"01_next": {"seconds": 2.0}, "02_other": {"seconds": 9.0}})
+        runs.write(build / "run.json", {"01_next": {"seconds": 2.0}, "02_other": {"seconds": 9.0}})
         for chapter, accuracy in (("01_next", 0.75), ("02_other", 0.5)):
             ledger.append(record(chapter, accuracy=accuracy, accuracy_low=0.25), build / "ledger.csv")
     return tmp_path
@@ -83,7 +83,7 @@ def test_replaces_the_rows_and_records_of_its_chapters_only(root: Path, capsys: 
     results = root / "book" / "results"
     for chapter in ("00_start", "01_next"):
         ledger.append(record(chapter, accuracy=0.5, accuracy_low=0.25, runtime="text 1.0"), results / "ledger.csv")
-    course.write_records(results / "run.json", {"00_start": {"seconds": 1.0}, "01_next": {"seconds": 1.0}})
+    runs.write(results / "run.json", {"00_start": {"seconds": 1.0}, "01_next": {"seconds": 1.0}})
     publish.publish_chapters(root, ["01_next"], profiles.get("zoo"), root / "build" / "zoo")
     rows = ledger.read(results / "ledger.csv")
     assert list(zip(rows["chapter"], rows["accuracy"], strict=True)) == [("00_start", 0.5), ("01_next", 0.75)]
