@@ -30,4 +30,5 @@ def test_nbval_compares_results_but_not_progress(tmp_path: Path) -> None:
     command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "-p", "conftest"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert "1 failed, 2 passed" in done.stdout, done.stdout
-    assert "Cell 2" in done.stdout.splitlines()[-2]
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    assert len(failed) == 1 and "Cell 2" in failed[0]
