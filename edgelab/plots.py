@@ -39,8 +39,8 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 7,
     "svg.hashsalt": "edgelab",
 }
-TABLE_STYLE = "border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:0.85em"
-CELL_STYLE = "padding:0.2em 0.45em;white-space:nowrap;border-bottom:1px solid #8888;text-align:"
+TABLE_STYLE = "border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:0.82em"
+CELL_STYLE = "padding:0.2em 0.4em;white-space:nowrap;border-bottom:1px solid #8888;text-align:"
 
 
 @dataclass(frozen=True, repr=False)
@@ -281,7 +281,6 @@ def results(records: Sequence[Record], caption: str) -> Table:
             "accuracy, %": _interval(record),
             "bytes": record.bytes,
             "gzip": record.gzip_bytes,
-            "parameters": record.parameters,
             "MACs": record.macs,
             "energy": None if record.relative_energy is None else round(record.relative_energy, 2),
         }
@@ -290,7 +289,7 @@ def results(records: Sequence[Record], caption: str) -> Table:
     frame = pd.DataFrame(rows)
     if frame["technique"].nunique() == 1:
         frame = frame.drop(columns="technique")
-    return table(frame, f"{caption}. Accuracy with its 95 % interval; energy relative: million MACs x bytes.")
+    return table(frame, f"{caption}. Accuracy with 95 % interval; energy: million MACs times bytes per operand.")
 
 
 def _interval(record: Record) -> str:
