@@ -214,7 +214,7 @@ def download() -> Path:
                 hopeless.add(url)
     raise EdgelabError(
         f"CIFAR-10 could not be downloaded from any of {len(MIRRORS)} mirrors (last: {failures[MIRRORS[-1]]}); "
-        f"run again to continue, put {ARCHIVE} in a folder and name it in EDGELAB_DATA, or use the data set digits"
+        f"run again to continue, or name a folder with {ARCHIVE} or the JPEG copy in EDGELAB_DATA, or use digits"
     )
 
 

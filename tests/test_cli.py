@@ -62,8 +62,11 @@ def test_help_is_quick() -> None:
     assert seconds("from edgelab.cli import main; import sys; sys.argv = ['edgelab', '--help']; main()") < 0.5
 
 
-def test_help_lists_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(monkeypatch, "--help") == 0
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_lists_the_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert main(monkeypatch, option) == 0
     out = capsys.readouterr().out
     assert "run " in out
     assert "book " in out
