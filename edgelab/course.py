@@ -22,6 +22,7 @@ from typing import Any
 
 from edgelab import profiles, runs
 from edgelab.errors import EdgelabError
+from edgelab.files import exclusive
 
 CHAPTERS = "[0-9][0-9]_*.ipynb"
 PACKAGE = Path(__file__).resolve().parent
@@ -134,24 +135,6 @@ def _digest(notebook: Path, profile: profiles.Profile, parameters: Mapping[str, 
 
 
 @contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """Wait until no other run works in `folder`; the system drops the lock of a run that is killed."""
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"another run is at work in {folder}: waiting for it to end", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
 def _kernel_environment(ledger: Path) -> Iterator[None]:
     """The environment kernels inherit: `ledger` to write to, and paths that hold in the notebook's folder too."""
     before = dict(os.environ)
@@ -255,7 +238,8 @@ def run(
     notebooks = select(root, chapters)
     values = [check_parameters(notebook, profile, parameters or {}) for notebook in notebooks]
     output = (output or root / "build" / profile).resolve()
-    with _exclusive(output):
+    waiting = f"another run is at work in {output}: waiting for it to end"
+    with exclusive(output / ".lock", lambda: print(waiting, flush=True)):
         pairs = zip(notebooks, values, strict=True)
         _run_jobs([Job(path, value, _digest(path, chosen, value)) for path, value in pairs], output)
         if publish:

@@ -10,8 +10,6 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import numpy as np
 from edgelab import provenance, weights
 from edgelab.data import Dataset, cache_folder
 from edgelab.errors import EdgelabError
+from edgelab.files import exclusive
 from edgelab.profiles import Recipe
 
 KEPT = Path(__file__).parent / "checkpoints"
@@ -104,24 +103,6 @@ def find(model: str, dataset: Dataset, recipe: Recipe, *, kept: bool = True) -> 
     return shipped or _cached(cache_folder() / "checkpoints" / name, dataset)
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`; says so on the log where another process has it and this one must wait."""
-    from filelock import FileLock, Timeout
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        LOG.warning("another process trains %s: waiting for it", path.stem)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _train(model: str, dataset: Dataset, recipe: Recipe, state_path: Path) -> Checkpoint:
     from edgelab.pytorch import models, train
 
@@ -149,7 +130,9 @@ def load_or_train(model: str, dataset: Dataset, recipe: Recipe, *, kept: bool = 
     if kept and (shipped := _fitting(KEPT / f"{name}.safetensors", dataset)):
         return shipped
     state_path = cache_folder() / "training" / f"{name}.state"
-    with _alone(state_path.with_suffix(".lock")):
+    with exclusive(
+        state_path.with_suffix(".lock"), lambda: LOG.warning("another process trains %s: waiting for it", name)
+    ):
         if trained := _cached(cache_folder() / "checkpoints" / f"{name}.safetensors", dataset):
             return trained
         checkpoint = _train(model, dataset, recipe, state_path)
