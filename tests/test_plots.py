@@ -13,6 +13,7 @@ import pytest
 
 from edgelab import plots
 from edgelab.errors import EdgelabError
+from edgelab.plots import _base, tradeoffs
 
 HISTORIES = {
     "plain_cnn": [
@@ -114,7 +115,7 @@ def test_model_framework_and_interval_are_drawn_apart() -> None:
 
     ax = Canvas().subplots()
     for i, row in enumerate(LEDGER.to_dict("records")):
-        plots._point(ax, row, i // 2)
+        tradeoffs._point(ax, row, i // 2)
     points = [container.lines[0] for container in ax.containers]
     assert points[0].get_marker() == points[1].get_marker() != points[2].get_marker()
     assert points[0].get_color() == points[1].get_color() != points[2].get_color()
@@ -126,7 +127,7 @@ def test_model_framework_and_interval_are_drawn_apart() -> None:
 
 
 def test_no_two_of_many_models_look_the_same() -> None:
-    looks = {(style["color"], style["marker"]) for style in map(plots._style, range(20))}
+    looks = {(style["color"], style["marker"]) for style in map(_base.style_of, range(20))}
     assert len(looks) == 20
 
 

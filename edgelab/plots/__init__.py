@@ -1,0 +1,24 @@
+"""Figures for notebooks and the book: each carries alternative text, a caption and the table it was drawn from.
+
+Colours are those of Okabe and Ito 2008 (Color Universal Design), which colour-blind readers tell apart; marker and line
+style say the same again, so that a figure can be read when printed in grey. The background is white in any theme.
+"""
+
+from edgelab.plots._base import Figure, Table, table
+from edgelab.plots.energy import CHECKED, board_check, energy_by_layer
+from edgelab.plots.pictures import images
+from edgelab.plots.tradeoffs import accuracy_against_size, results
+from edgelab.plots.training import learning_curves
+
+__all__ = [
+    "CHECKED",
+    "Figure",
+    "Table",
+    "accuracy_against_size",
+    "board_check",
+    "energy_by_layer",
+    "images",
+    "learning_curves",
+    "results",
+    "table",
+]

@@ -1,0 +1,118 @@
+"""What every figure is made of: the table, the figure with its words, and one style for all."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from html import escape
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+HATCHES = ("", "//", "..", "xx", "\\\\")
+LINES = ("-", "--", "-.", ":")
+STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "font.family": "DejaVu Sans",
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "#d9d9d9",
+    "lines.linewidth": 1.8,
+    "lines.markersize": 7,
+    "svg.hashsalt": "edgelab",
+}
+TABLE_STYLE = "border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:0.82em"
+CELL_STYLE = "padding:0.2em 0.4em;white-space:nowrap;border-bottom:1px solid #8888;text-align:"
+
+
+@dataclass(frozen=True, repr=False)
+class Table:
+    """A table that shows itself in a notebook; `html` is the whole element."""
+
+    html: str
+    caption: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        """The caption, for places that show text only."""
+        return f"[table: {self.caption}]"
+
+
+@dataclass(frozen=True, repr=False)
+class Figure:
+    """A drawing that shows itself in a notebook: `svg` bytes, `alt` text, `caption` and the `table` behind it."""
+
+    svg: bytes
+    alt: str
+    caption: str
+    table: Table
+
+    def _repr_html_(self) -> str:
+        style = "max-width:100%;height:auto;background:#fff"
+        source = f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
+        image = f'<img class="dark-light" alt="{escape(self.alt)}" style="{style}" src="{source}">'
+        details = f"<details><summary>The numbers behind this figure</summary>{self.table.html}</details>"
+        return f'<figure style="margin:1em 0">{image}<figcaption>{escape(self.caption)}</figcaption>{details}</figure>'
+
+    def __repr__(self) -> str:
+        """The alternative text, for places that show text only."""
+        return f"[figure: {self.alt}]"
+
+
+def table(frame: pd.DataFrame, caption: str) -> Table:
+    """`frame` as an HTML table without its index: numbers to the right, missing values empty, text escaped."""
+    from pandas.api.types import is_numeric_dtype
+
+    sides = ["right" if is_numeric_dtype(frame[name]) else "left" for name in frame.columns]
+    head = "".join(_cell("th", str(name), side) for name, side in zip(frame.columns, sides, strict=True))
+    rows = (
+        "".join(_cell("td", _shown(value), side) for value, side in zip(row, sides, strict=True))
+        for row in frame.itertuples(index=False, name=None)
+    )
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    title = f'<caption style="text-align:left">{escape(caption)}</caption>'
+    inner = f"{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return Table(
+        f'<div style="overflow:auto;max-height:28em"><table style="{TABLE_STYLE}">{inner}</table></div>', caption
+    )
+
+
+def _cell(tag: str, text: str, side: str) -> str:
+    scope = ' scope="col"' if tag == "th" else ""
+    return f'<{tag}{scope} style="{CELL_STYLE}{side}">{escape(text)}</{tag}>'
+
+
+def _shown(value: object) -> str:
+    import pandas as pd
+
+    if pd.isna(value):  # type: ignore[call-overload]
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def style_of(index: int) -> dict[str, str]:
+    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def new_canvas(columns: int) -> tuple[Canvas, list[Axes]]:
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(4.4 * columns if columns > 1 else 7.2, 4.2), layout="constrained", facecolor="white")
+    return canvas, list(canvas.subplots(1, columns, squeeze=False)[0])
+
+
+def to_svg(canvas: Canvas) -> bytes:
+    buffer = BytesIO()
+    canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()

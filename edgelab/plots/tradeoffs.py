@@ -1,0 +1,123 @@
+"""What was measured: accuracy against what it costs, and the table of results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from edgelab.errors import EdgelabError
+from edgelab.plots._base import COLOURS, STYLE, Figure, Table, new_canvas, style_of, table, to_svg
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from edgelab.ledger import Record
+
+
+def accuracy_against_size(ledger: pd.DataFrame) -> Figure:
+    """Test accuracy with its 95 % interval against the bytes of the file, one point for every row of `ledger`.
+
+    Marker and colour say which model, filled points are TensorFlow's files and rings PyTorch's.
+    Raises EdgelabError where there are no rows.
+    """
+    import matplotlib as mpl
+
+    if ledger.empty:
+        raise EdgelabError("no measurements to draw: run a chapter that measures something first")
+    frame = ledger.sort_values(["model", "bytes"])
+    rows: list[Any] = frame.to_dict("records")
+    models = list(dict.fromkeys(frame["model"]))
+    with mpl.rc_context(STYLE):
+        canvas, (ax,) = new_canvas(1)
+        for row in rows:
+            _point(ax, row, models.index(row["model"]))
+        ax.set(xlabel="size of the model file, kB (logarithmic)", ylabel="test accuracy, %", xscale="log")
+        _plain_numbers(ax)
+        _legend(ax, models, sorted(set(frame["framework"])))
+        svg = to_svg(canvas)
+    numbers = frame[["model", "technique", "framework", "data", "seed", "bytes"]].assign(
+        **{name.replace("_", " ") + ", %": 100 * frame[name] for name in ("accuracy", "accuracy_low", "accuracy_high")}
+    )
+    best, smallest = max(rows, key=itemgetter("accuracy")), min(rows, key=itemgetter("bytes"))
+    alt = (
+        f"Accuracy against file size for {len(frame)} model files. Most accurate: {_told(best)}. "
+        f"Smallest: {_told(smallest)}."
+    )
+    data = " and ".join(sorted(set(frame["data"])))
+    caption = f"Test accuracy on {data} against the size of the model file; bars are 95 % intervals."
+    return Figure(svg, alt, caption, table(numbers, "Accuracy and size of every file"))
+
+
+def _point(ax: Axes, row: Mapping[str, Any], index: int) -> None:
+    accuracy = 100 * row["accuracy"]
+    interval = [[accuracy - 100 * row["accuracy_low"]], [100 * row["accuracy_high"] - accuracy]]
+    style = style_of(index) | _framework_style(row["framework"], COLOURS[index % len(COLOURS)])
+    ax.errorbar(row["bytes"] / 1000, accuracy, interval, capsize=4, linestyle="", **style)
+
+
+def _framework_style(framework: str, colour: str) -> dict[str, Any]:
+    """A small filled point or a larger ring: the same network in both frameworks shows as a point within a ring."""
+    filled = framework == "tensorflow"
+    return {"mfc": colour if filled else "none", "ms": 6 if filled else 11, "mew": 1.6, "zorder": 3 if filled else 2}
+
+
+def _plain_numbers(ax: Axes) -> None:
+    """Tick labels such as 50, 100, 200 in place of powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.4g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.margins(0.12)
+
+
+def _legend(ax: Axes, models: Sequence[str], frameworks: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    entries = [Line2D([], [], linestyle="", label=model, **style_of(i)) for i, model in enumerate(models)]  # type: ignore[arg-type]
+    for framework in frameworks:
+        label = {"tensorflow": "filled: TensorFlow", "pytorch": "ring: PyTorch"}.get(framework, framework)
+        style = _framework_style(framework, "#555555")
+        entries.append(Line2D([], [], linestyle="", marker="o", color="#555555", label=label, **style))
+    ax.legend(handles=entries, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    return (
+        f"{row['model']} ({row['technique']}, {row['framework']}) with {row['accuracy']:.1%} at {row['bytes']:,} bytes"
+    )
+
+
+def results(records: Sequence[Record], caption: str) -> Table:
+    """The table under every "Measure" section: one row a file; the technique is shown where there are several.
+
+    Raises EdgelabError where there are no records.
+    """
+    import pandas as pd
+
+    if not records:
+        raise EdgelabError("no records to show: measure a file first")
+    rows = [
+        {
+            "model": record.model,
+            "technique": record.technique,
+            "runtime": {"ai-edge-litert": "LiteRT", "onnxruntime": "ONNX Runtime"}[record.runtime.split(" ")[0]],
+            "accuracy, %": _interval(record),
+            "bytes": record.bytes,
+            "gzip": record.gzip_bytes,
+            "MACs": record.macs,
+            "energy": None if record.relative_energy is None else round(record.relative_energy, 2),
+        }
+        for record in records
+    ]
+    frame = pd.DataFrame(rows)
+    if frame["technique"].nunique() == 1:
+        frame = frame.drop(columns="technique")
+    return table(frame, f"{caption}. Accuracy with 95 % interval; energy: million MACs times bytes per operand.")
+
+
+def _interval(record: Record) -> str:
+    low, high = 100 * record.accuracy_low, 100 * record.accuracy_high
+    return f"{100 * record.accuracy:.2f} ({low:.2f} to {high:.2f})"
