@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from edgelab import artifact
-from edgelab.artifact import Port, _to_input
+from edgelab.artifact import Port
+from edgelab.artifact._running import _to_input
 from edgelab.data import normalise
 from edgelab.errors import EdgelabError
 
@@ -52,17 +53,12 @@ def tflite_file(keras_model, tmp_path_factory) -> artifact.Artifact:
 
 @pytest.fixture(scope="module")
 def int8_file(keras_model, tmp_path_factory) -> artifact.Artifact:
-    import tensorflow as tf
+    return artifact.save(keras_model, tmp_path_factory.mktemp("int8") / "small.tflite", IMAGES)
 
-    path = tmp_path_factory.mktemp("int8") / "small.tflite"
-    with artifact.quiet():
-        converter = tf.lite.TFLiteConverter.from_keras_model(keras_model)
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([normalise(IMAGES[i : i + 1])] for i in range(len(IMAGES)))
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.int8
-        path.write_bytes(converter.convert())
-    return artifact.load(path)
+
+@pytest.fixture(scope="module")
+def int8_onnx(torch_model, tmp_path_factory) -> artifact.Artifact:
+    return artifact.save(torch_model, tmp_path_factory.mktemp("int8") / "small.onnx", IMAGES)
 
 
 def test_onnx_gives_the_modules_logits(torch_model, onnx_file) -> None:
@@ -169,6 +165,60 @@ def _mean_model(path: Path, shape: list[int | str]) -> None:
 def test_pixels_become_what_the_input_was_calibrated_for(port: Port, expected: list[float]) -> None:
     got = _to_input(np.array([0, 128, 255], np.uint8).reshape(1, 1, 3, 1), port)
     assert got.dtype == port.dtype and got.ravel().tolist() == expected
+
+
+def test_a_float_input_is_fed_the_pixels_that_were_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "mean.onnx"
+    _mean_model(path, ["n", 3, 32, 32])
+    for pixels, mean in (("raw", IMAGES), ("unit", IMAGES / 255), ("centred", normalise(IMAGES))):
+        got = artifact.load(path, pixels=pixels).predict(IMAGES)
+        np.testing.assert_allclose(got, mean.mean((1, 2)), rtol=1e-4, atol=1e-5)
+    with pytest.raises(EdgelabError, match="pixels one of centred, unit, raw, got 1 and 'bgr'"):
+        artifact.load(path, pixels="bgr")
+    with pytest.raises(EdgelabError, match=r"expected threads >= 1 .*, got 0 and 'centred'"):
+        artifact.load(path, threads=0)
+
+
+@pytest.mark.parametrize(("model", "suffix"), [("keras_model", "tflite"), ("torch_model", "onnx")])
+def test_calibrated_files_are_int8_near_the_float_ones_and_always_the_same(
+    model: str, suffix: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    from edgelab.layers import layer_table
+
+    network = request.getfixturevalue(model)
+    exact = artifact.save(network, tmp_path / f"float.{suffix}")
+    small = artifact.save(network, tmp_path / f"int8.{suffix}", IMAGES)
+    shape = (32, 32, 3) if suffix == "tflite" else (3, 32, 32)
+    counted = [row for row in layer_table(small.path, shape).layers if row.macs]
+    assert {(row.weight_bits, row.activation_bits) for row in counted} == {(8, 8)}
+    wanted = exact.predict(IMAGES)
+    error = np.abs(small.predict(IMAGES) - wanted).max()
+    assert 0 < error < 0.05 * np.ptp(wanted)
+    assert artifact.save(network, tmp_path / f"again.{suffix}", IMAGES).path.read_bytes() == small.path.read_bytes()
+    other = artifact.save(network, tmp_path / f"other.{suffix}", IMAGES // 4).path.read_bytes()
+    assert other != small.path.read_bytes(), "the range follows the calibration images"
+
+
+def test_int8_ports(int8_file, int8_onnx) -> None:
+    from edgelab.artifact._running import _runner
+
+    assert {port.dtype.name for port in _runner(int8_file.path, 1)[:2]} == {"int8"}
+    assert {port.dtype.name for port in _runner(int8_onnx.path, 1)[:2]} == {"float32"}
+
+
+def test_onnx_weights_leave_one_bit_free(int8_onnx) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    weights = [numpy_helper.to_array(t) for t in onnx.load(int8_onnx.path).graph.initializer if t.data_type == 3]
+    matrices = [w for w in weights if w.ndim > 1]
+    assert len(matrices) == 2 and all(np.abs(w.astype(int)).max() == 64 for w in matrices)
+
+
+@pytest.mark.parametrize("images", [IMAGES[:0], IMAGES.astype(np.float32), IMAGES[0]])
+def test_calibration_takes_uint8_images(torch_model, images: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(EdgelabError, match=r"expected uint8 calibration images \(n, height, width, channels\), n >= 1"):
+        artifact.save(torch_model, tmp_path / "m.onnx", images)
 
 
 @pytest.mark.parametrize("name", ["onnx_file", "tflite_file"])

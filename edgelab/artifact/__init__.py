@@ -1,0 +1,22 @@
+"""Artifacts: the deployable file of a model (.tflite or .onnx) and how to run it.
+
+A file is run the way a device would: one image at a time, on one thread, from uint8 pixels. So a result never depends
+on how many images are measured together, not even for files that choose their quantization range at run time.
+"""
+
+from edgelab.artifact._formats import check_suffix, first_line, framework_of, quiet
+from edgelab.artifact._running import Artifact, Port, load
+from edgelab.artifact._saving import OPSET, TORCH_INPUT, save
+
+__all__ = [
+    "OPSET",
+    "TORCH_INPUT",
+    "Artifact",
+    "Port",
+    "check_suffix",
+    "first_line",
+    "framework_of",
+    "load",
+    "quiet",
+    "save",
+]
