@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgelab import _images
-from edgelab._dataset import Source, Split, Unsplit, cache_folder
+from edgelab._dataset import Size, Source, Split, Unsplit, cache_folder
 from edgelab._guard import CIFAR_CLASSES
 from edgelab.errors import EdgelabError
 from edgelab.files import file_hash
@@ -64,7 +64,7 @@ def find(wanted: str) -> Source:
                 f"{', '.join(COPIES)}, {COPY_FOLDER}): the cache is used, or CIFAR-10 is downloaded",
                 file=sys.stderr,
             )
-        return Source(f"cifar10 {SHA256}", lambda image_size: _read_official(download(), image_size))
+        return Source(f"cifar10 {SHA256}", lambda size: _read_official(download(), size))
     raise EdgelabError(
         f"expected {' or '.join(COPIES)} in the folder EDGELAB_DATA names, or {COPY_FOLDER} there, "
         f"found none ({place or 'it is not set'})"
@@ -83,7 +83,7 @@ def official(path: Path) -> Source:
                 f"{file} ({file.stat().st_size} bytes) is truncated or not the official CIFAR-10: "
                 f"expected hash {expected[:12]}..., got {found[:12]}...; fetch it again from {MIRRORS[0]}"
             )
-    return Source(f"cifar10 {SHA256}", lambda image_size: _read_official(path, image_size))
+    return Source(f"cifar10 {SHA256}", lambda size: _read_official(path, size))
 
 
 def _data_folder() -> Path | None:
@@ -112,24 +112,24 @@ def _copy_folder(place: Path) -> Path | None:
     return place if all(c.is_dir() for c in classes) and all(has_jpegs) else None
 
 
-def _read_official(path: Path, image_size: int | None) -> Unsplit:
+def _read_official(path: Path, size: Size | None) -> Unsplit:
     if path.is_dir():
         contents = {name: (path / name).read_bytes() for name in BATCHES}
     else:
         with tarfile.open(path) as tar:
             files = {name: tar.extractfile(f"{FOLDER}/{name}") for name in BATCHES}
             contents = {name: file.read() for name, file in files.items() if file}
-    *train, test = (_resized(read_batch(contents[name], name), image_size) for name in BATCHES)
+    *train, test = (_resized(read_batch(contents[name], name), size) for name in BATCHES)
     whole = Split(np.concatenate([s.images for s in train]), np.concatenate([s.labels for s in train]))
     return Unsplit("cifar10", whole, test, CIFAR_CLASSES)
 
 
-def _resized(split: Split, image_size: int | None) -> Split:
+def _resized(split: Split, size: Size | None) -> Split:
     from PIL import Image
 
-    if image_size is None:
+    if size is None:
         return split
-    images = np.stack([np.asarray(_images.resized(Image.fromarray(image), image_size)) for image in split.images])
+    images = np.stack([np.asarray(_images.resized(Image.fromarray(image), size)) for image in split.images])
     return Split(images, split.labels)
 
 

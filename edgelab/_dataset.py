@@ -51,12 +51,16 @@ class Unsplit:
     class_names: tuple[str, ...]
 
 
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
 @dataclass(frozen=True)
 class Source:
-    """Where images come from: `key` stands for their name and content, `read(image_size)` decodes them."""
+    """Where images come from: `key` stands for their name and content, `read(size)` decodes and, if asked, resizes."""
 
     key: str
-    read: Callable[[int | None], Unsplit]
+    read: Callable[[Size | None], Unsplit]
 
 
 def normalise(images: np.ndarray) -> np.ndarray:
@@ -73,6 +77,19 @@ def stratified_holdout(labels: np.ndarray, share: float, seed: int = 0) -> tuple
     ]
     held_out = np.sort(np.concatenate(held))
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def stratified_sample(labels: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
+    """Indices, ascending, of exactly `n` of the labelled images, or of all where there are fewer.
+
+    Every class has its share, to within one image, in whatever order the images stand. It is always the same sample,
+    and a smaller one is part of every larger one. `n` is 0 or more.
+    """
+    rng = np.random.default_rng(seed)
+    rank = np.empty(len(labels))
+    for members in (np.flatnonzero(labels == c) for c in np.unique(labels)):
+        rank[rng.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(np.lexsort((rng.random(len(labels)), rank))[:n])
 
 
 def fingerprint(train: Split, test: Split, class_names: tuple[str, ...]) -> str:

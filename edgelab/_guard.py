@@ -27,18 +27,20 @@ def find_problems(dataset: Dataset) -> list[str]:
     These are warnings: nothing is raised here. `load` raises EdgelabError where it can tell that a data set is unusable
     (unreadable or differing images, fewer than two classes, a class too small for every split), so it never returns one
     with wrong shapes, types or labels; what remains, single-coloured images, copies and recompression, it writes to
-    standard error, one line each, when it decodes a data set for the first time.
+    standard error, one line each, when it decodes a data set for the first time. A data set that `load_whole` has not
+    split is checked as one set of images.
     """
     problems = []
     shapes = set()
-    for name in SPLITS:
+    is_split = bool(len(dataset.train) or len(dataset.validation))
+    for name in SPLITS if is_split else ("test",):
         split = getattr(dataset, name)
         findings = [*_form(split.images), *_labels(split, len(dataset.class_names))]
         problems += [f"{name}: {finding}" for finding in findings]
         shapes.add(split.images.shape[1:])
     if len(shapes) > 1:
         problems.append(f"the splits differ in image shape: {', '.join(map(str, sorted(shapes)))}")
-    if len(dataset.class_names) < 2:
+    if len(dataset.class_names) < 2 and is_split:
         problems.append(f"expected two classes or more, found {len(dataset.class_names)}")
     problems += _copies(dataset)
     if _is_recompressed(dataset):
@@ -108,12 +110,14 @@ def _copies(dataset: Dataset) -> list[str]:
 
 def _is_recompressed(dataset: Dataset) -> bool:
     train, validation, test = (getattr(dataset, name) for name in SPLITS)
+    training, testing = (10 * count for count in CIFAR_COUNTS)
     is_cifar = (
         tuple(sorted(dataset.class_names)) == CIFAR_CLASSES
-        and train.images.shape[1:] == (32, 32, 3)
-        and (len(train) + len(validation), len(test)) == tuple(10 * count for count in CIFAR_COUNTS)
+        and test.images.shape[1:] == (32, 32, 3)
+        and len(train) + len(validation) in (training, 0)
+        and len(test) == testing
     )
-    return is_cifar and has_jpeg_blocks(train.images)
+    return is_cifar and has_jpeg_blocks(train.images if len(train) else test.images)
 
 
 def has_jpeg_blocks(images: np.ndarray) -> bool:

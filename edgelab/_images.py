@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from edgelab._dataset import TEST_SHARE, Source, Split, Unsplit, stratified_holdout
+from edgelab._dataset import TEST_SHARE, Size, Source, Split, Unsplit, stratified_holdout
 from edgelab._guard import CIFAR_CLASSES, CIFAR_COUNTS, has_jpeg_blocks
 from edgelab.errors import EdgelabError
 from edgelab.files import file_hash
@@ -40,8 +40,11 @@ Member = tuple[Parts, bytes | None]
 """Path below the source, split at the slashes, and the content of an image file; None for a folder."""
 
 
-def source(path: Path) -> Source:
-    """The image folder or archive at `path`. Raises EdgelabError where there is neither."""
+def source(path: Path, is_whole: bool = False) -> Source:
+    """The image folder or archive at `path`. Raises EdgelabError where there is neither.
+
+    Where it has no train and test folders, a fifth of it becomes the test images, or all of it if `is_whole`.
+    """
     members: Callable[[Path], Iterator[Member]]
     suffix = next((s for s in sorted(ARCHIVES, key=len, reverse=True) if path.name.lower().endswith(s)), "")
     if path.is_dir():
@@ -56,12 +59,12 @@ def source(path: Path) -> Source:
             f"there is no data set {str(path)!r}: expected digits, cifar10, cifar10-jpeg, "
             f"or the path of an image folder or archive ({', '.join(ARCHIVES)})"
         )
-    return Source(f"{name} {key}", lambda image_size: _read(path, name, members(path), image_size))
+    return Source(f"{name} {key}", lambda size: _read(path, name, members(path), size, is_whole))
 
 
-def resized(image: Image.Image, size: int) -> Image.Image:
-    """`image` as a square of `size` pixels a side; another aspect ratio is squeezed, not cropped."""
-    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
+def resized(image: Image.Image, size: Size) -> Image.Image:
+    """`image` in `size` (height, width); another aspect ratio is squeezed, not cropped."""
+    return image if image.size == size[::-1] else image.resize(size[::-1], Image.Resampling.BICUBIC)
 
 
 def _listed(path: Path) -> Iterator[tuple[Parts, str, bool]]:
@@ -179,13 +182,13 @@ def _is_image(parts: Parts, size: int) -> bool:
     return True
 
 
-def _read(path: Path, name: str, members: Iterator[Member], image_size: int | None) -> Unsplit:
+def _read(path: Path, name: str, members: Iterator[Member], size: Size | None, is_whole: bool) -> Unsplit:
     """Every image of `members`, decoded and in order: sorted by class, then by file name."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            images, folders, sizes = _decoded(members, image_size)
-        places = _arranged(images, folders)
+            images, folders, sizes = _decoded(members, size)
+        places = _arranged(images, folders, is_whole)
     except EdgelabError as error:
         raise EdgelabError(f"{path}: {error}") from error
     # Damaged archives make the standard library raise struct.error, KeyError, RuntimeError and more.
@@ -199,11 +202,13 @@ def _read(path: Path, name: str, members: Iterator[Member], image_size: int | No
         for wanted in (("train", "all"), ("test",))
     )
     splits = [_stacked(images, part) for part in (train, test)]
-    if not test:
+    if not test and is_whole:
+        splits = [Split(splits[0].images[:0], splits[0].labels[:0]), splits[0]]
+    elif not test:
         kept, held = stratified_holdout(splits[0].labels, TEST_SHARE)
         splits = [Split(splits[0].images[i], splits[0].labels[i]) for i in (kept, held)]
-    has_jpegs = sizes == {(32, 32)} and (all(p[-1].lower().endswith(JPEGS) for p in images) or _has_blocks(splits[0]))
-    if has_jpegs and _is_cifar(class_names, splits):
+    is_cifar = sizes == {(32, 32)} and _is_cifar(class_names, splits)
+    if is_cifar and (all(p[-1].lower().endswith(JPEGS) for p in images) or _has_blocks(splits[0])):
         name = "cifar10-jpeg"
     elif name in RESERVED:
         name += "-folder"
@@ -211,7 +216,7 @@ def _read(path: Path, name: str, members: Iterator[Member], image_size: int | No
 
 
 def _decoded(
-    members: Iterable[Member], image_size: int | None
+    members: Iterable[Member], wanted: Size | None
 ) -> tuple[dict[Parts, np.ndarray], set[Parts], set[tuple[int, int]]]:
     """The pixels of every image, the folders, and the sizes (width, height) of the images as they come."""
     images: dict[Parts, np.ndarray] = {}
@@ -222,10 +227,10 @@ def _decoded(
         if content is None:
             folders.add(parts)
             continue
-        images[parts], size = _pixels(content, name, image_size)
+        images[parts], size = _pixels(content, name, wanted)
         sizes.add(size)
         first = first or f"{name} is {size[0]}x{size[1]}"
-        if image_size is None and len(sizes) > 1:
+        if wanted is None and len(sizes) > 1:
             raise EdgelabError(
                 f"expected images of one size, but {first} and {name} is {size[0]}x{size[1]}: "
                 "pass image_size=32 (or another size) to resize them"
@@ -236,14 +241,14 @@ def _decoded(
     return images, folders, sizes
 
 
-def _pixels(content: bytes, name: str, image_size: int | None) -> tuple[np.ndarray, tuple[int, int]]:
+def _pixels(content: bytes, name: str, wanted: Size | None) -> tuple[np.ndarray, tuple[int, int]]:
     """One image as uint8 (height, width, 3), upright as its EXIF data says, and its own size."""
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP")) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError("more than 8 bits a pixel, save it with 8")
             upright = ImageOps.exif_transpose(image).convert("RGB")
-            return np.asarray(resized(upright, image_size) if image_size else upright), upright.size
+            return np.asarray(resized(upright, wanted) if wanted else upright), upright.size
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
     except Exception as error:
         raise EdgelabError(f"cannot read the image {name} ({_one_line(error)}): mend or remove it") from error
@@ -254,11 +259,11 @@ def _one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _arranged(images: Iterable[Parts], folders: Iterable[Parts]) -> list[tuple[str, str, Parts]]:
+def _arranged(images: Iterable[Parts], folders: Iterable[Parts], is_whole: bool) -> list[tuple[str, str, Parts]]:
     """(split, class, path) of every image, sorted; split is train, test, or all where there is no such layer.
 
     Folders around the data set are looked through. Raises EdgelabError where the layout is none of `LAYOUTS` or a class
-    is too small: training, validation and test images need at least one each.
+    is too small: training, validation and test images need at least one each, of those that there are to be.
     """
     paths = sorted(images)
     if not paths:
@@ -279,16 +284,17 @@ def _arranged(images: Iterable[Parts], folders: Iterable[Parts]) -> list[tuple[s
         raise EdgelabError(f"expected {LAYOUTS}, found {'/'.join(wrong)}")
     places = [(split(p), p[-2], p) for p in paths]
     classes = [(split(p), p[-1]) for p in folders if len(p) == length - 1 and split(p) in known]
-    _check_classes(places, classes)
+    _check_classes(places, classes, is_whole)
     return places
 
 
-def _check_classes(places: list[tuple[str, str, Parts]], folders: list[tuple[str, str]]) -> None:
+def _check_classes(places: list[tuple[str, str, Parts]], folders: list[tuple[str, str]], is_whole: bool) -> None:
     counts = Counter((split, label) for split, label, _ in places)
     names = sorted({label for _, label in [*counts, *folders]})
-    if len(names) < 2:
+    has_split = places[0][0] != "all"
+    if len(names) < 2 and (has_split or not is_whole):
         raise EdgelabError(f"expected two classes or more as {LAYOUTS}, found only {names[0]!r}")
-    least = {"all": 3} if places[0][0] == "all" else {"train": 2, "test": 1}
+    least = {"train": 2, "test": 1} if has_split else {"all": 1 if is_whole else 3}
     for label in names:
         for split, needed in least.items():
             if counts[split, label] < needed:

@@ -14,12 +14,14 @@ from edgelab._dataset import (
     TEST_SHARE,
     VALIDATION_SHARE,
     Dataset,
+    Size,
     Split,
     Unsplit,
     cache_folder,
     fingerprint,
     normalise,
     stratified_holdout,
+    stratified_sample,
 )
 from edgelab._guard import find_problems
 from edgelab.errors import EdgelabError
@@ -32,12 +34,14 @@ __all__ = [
     "find_problems",
     "fingerprint",
     "load",
+    "load_whole",
     "normalise",
     "stratified_holdout",
+    "stratified_sample",
 ]
 
 
-def load(name_or_path: str | Path = "digits", *, image_size: int | None = None) -> Dataset:
+def load(name_or_path: str | Path = "digits", *, image_size: int | Size | None = None) -> Dataset:
     """The data set of that name, or the image folder or archive at that path.
 
     - `digits`: scikit-learn's 1,797 handwritten digits, 8x8 grey values enlarged to 32x32 RGB; a fifth is for testing.
@@ -50,19 +54,39 @@ def load(name_or_path: str | Path = "digits", *, image_size: int | None = None) 
       files and hidden ones are passed over. It is named after the folder or archive, unless it is recompressed
       CIFAR-10, which is always named cifar10-jpeg.
 
-    `image_size` resizes every image to a square of that many pixels; without it all must be of one size. A tenth of the
-    training images of each class, always the same ones, is the validation split. Pixels are decoded once, kept in
-    `cache_folder()` and mapped from there; changes to the arrays stay in memory.
+    `image_size` resizes every image to a square of that many pixels, or to (height, width); without it all must be of
+    one size. A tenth of the training images of each class, always the same ones, is the validation split. Pixels are
+    decoded once, kept in `cache_folder()` and mapped from there; changes to the arrays stay in memory.
 
     Raises EdgelabError, one line, where a data set is missing, unreadable, not official where it must be, unsafe or too
     large to unpack, laid out in another way, of several sizes, or short of classes or of images in one of them. What
     `find_problems` finds when a data set is first decoded is a warning on standard error.
     """
-    if image_size is not None and not (isinstance(image_size, int) and 8 <= image_size <= 1024):
+    return _loaded(str(name_or_path), _checked(image_size), is_whole=False)
+
+
+def load_whole(name_or_path: str | Path, *, image_size: int | Size | None = None) -> Dataset:
+    """As `load`, but of a folder or archive without train and test folders every image is a test image.
+
+    Training and validation split are then empty, and one class, or one image of a class, is enough. So may be measured
+    what was collected for measuring only.
+    """
+    return _loaded(str(name_or_path), _checked(image_size), is_whole=True)
+
+
+def _checked(image_size: int | Size | None) -> Size | None:
+    """`image_size` as height and width. Raises EdgelabError where it is neither a number nor two, from 8 to 1024."""
+    if image_size is None:
+        return None
+    sizes = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    if len(sizes) != 2 or not all(isinstance(size, int) and 8 <= size <= 1024 for size in sizes):
         raise EdgelabError(f"expected image_size from 8 to 1024 pixels, got {image_size!r}")
-    wanted = str(name_or_path)
+    return sizes
+
+
+def _loaded(wanted: str, size: Size | None, is_whole: bool) -> Dataset:
     if wanted == "digits":
-        return _divided(_digits(image_size or 32))
+        return _divided(_digits(size or (32, 32)))
     from edgelab import _cache, _cifar, _images
 
     if wanted in ("cifar10", "cifar10-jpeg"):
@@ -70,26 +94,30 @@ def load(name_or_path: str | Path = "digits", *, image_size: int | None = None) 
     else:
         path = Path(wanted).expanduser()
         is_official = path.name == _cifar.ARCHIVE or (path / "data_batch_1").is_file()
-        source = _cifar.official(path) if is_official and path.exists() else _images.source(path)
-    return _cache.cached(f"{source.key} {image_size}", lambda: _divided(source.read(image_size)))
+        source = _cifar.official(path) if is_official and path.exists() else _images.source(path, is_whole)
+    form = size[0] if size and size[0] == size[1] else size
+    key = f"{source.key} {form} whole" if is_whole else f"{source.key} {form}"
+    return _cache.cached(key, lambda: _divided(source.read(size)))
 
 
 def _divided(found: Unsplit) -> Dataset:
-    """`found` with its validation split taken from the training images."""
-    kept, held = stratified_holdout(found.train.labels, VALIDATION_SHARE)
+    """`found` with its validation split taken from the training images, if there are any."""
+    kept = held = np.arange(0)
+    if len(found.train):
+        kept, held = stratified_holdout(found.train.labels, VALIDATION_SHARE)
     train, validation = (Split(found.train.images[i], found.train.labels[i]) for i in (kept, held))
     mark = fingerprint(found.train, found.test, found.class_names)
     return Dataset(found.name, train, validation, found.test, found.class_names, mark)
 
 
-def _digits(size: int) -> Unsplit:
+def _digits(size: Size) -> Unsplit:
     """Grey values 0..16 as 0..255, enlarged bilinearly, three times the same channel."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
     grey, labels = load_digits(return_X_y=True)
     small = (grey.reshape(-1, 8, 8) * 255 / 16).round().astype(np.uint8)
-    large = [np.asarray(Image.fromarray(g).resize((size, size), Image.Resampling.BILINEAR)) for g in small]
+    large = [np.asarray(Image.fromarray(g).resize(size[::-1], Image.Resampling.BILINEAR)) for g in small]
     images = np.repeat(np.stack(large)[..., None], 3, axis=3)
     train, test = (Split(images[i], labels[i].astype(np.int64)) for i in stratified_holdout(labels, TEST_SHARE))
     return Unsplit("digits", train, test, tuple(map(str, range(10))))

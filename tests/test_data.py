@@ -18,6 +18,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -213,8 +214,83 @@ class TestImageFolder:
         assert data.load(folder, image_size=12).train.images.shape == (6, 12, 12, 3)
         assert data.load(folder, image_size=16).train.images.shape == (6, 16, 16, 3)
 
+    def test_image_size_may_be_a_height_and_a_width(self, tmp_path: Path):
+        upright = Image.new("RGB", (8, 16))
+        upright.paste((255, 255, 255), (0, 0, 8, 8))
+        file = io.BytesIO()
+        upright.save(file, "PNG")
+        files = {name: file.getvalue() for name in split_files()}
+        images = data.load(as_folder(tmp_path / "pets", files), image_size=(24, 12)).test.images
+        assert images.shape == (4, 24, 12, 3)
+        assert images[0, :8].min() > 200 and images[0, 16:].max() < 50
+        assert data.load("digits", image_size=(16, 20)).test.images.shape == (359, 16, 20, 3)
+
     def test_a_folder_cannot_pass_for_a_built_in_data_set(self, tmp_path: Path):
         assert data.load(as_folder(tmp_path / "cifar10", split_files())).name == "cifar10-folder"
+
+
+class TestWhole:
+    FILES: ClassVar = {"a/0.png": picture(9)} | {f"b/{i}.png": picture(i) for i in range(5)}
+
+    @pytest.mark.parametrize("write", [as_folder, as_zip, as_tar])
+    def test_every_image_is_a_test_image(self, tmp_path: Path, capsys: pytest.CaptureFixture, write: Callable):
+        path = write(tmp_path / {as_folder: "pets", as_zip: "pets.zip", as_tar: "pets.tar"}[write], self.FILES)
+        found = data.load_whole(path)
+        assert (len(found.train), len(found.validation), found.class_names) == (0, 0, ("a", "b"))
+        assert found.test.labels.tolist() == [0, 1, 1, 1, 1, 1]
+        pixels = [np.asarray(Image.open(io.BytesIO(self.FILES[name]))) for name in sorted(self.FILES)]
+        assert np.array_equal(found.test.images, np.stack(pixels))
+        assert data.find_problems(found) == []
+        assert capsys.readouterr().err == ""
+
+    def test_it_is_kept_apart_from_the_split_one_and_at_every_size(self, tmp_path: Path):
+        folder = as_folder(tmp_path / "pets", {f"{c}/{i}.png": picture(i) for c in "ab" for i in range(5)})
+        sizes = [(None, 8), (12, 12), ((12, 12), 12), ((12, 16), 12)]
+        for _ in range(2):
+            for wanted, height in sizes:
+                assert [len(data.load_whole(folder, image_size=wanted).test)] == [10]
+                assert data.load(folder, image_size=wanted).test.images.shape[:2] == (2, height)
+        marks = {data.load_whole(folder).fingerprint, data.load(folder).fingerprint}
+        assert len(marks) == 2
+
+    def test_one_class_is_enough(self, tmp_path: Path):
+        found = data.load_whole(as_folder(tmp_path / "pets", {"cat/0.png": picture()}))
+        assert (found.class_names, found.test.labels.tolist(), data.find_problems(found)) == (("cat",), [0], [])
+
+    def test_train_and_test_folders_count(self, tmp_path: Path):
+        folder = as_folder(tmp_path / "pets", split_files())
+        assert same(data.load_whole(folder), data.load(folder))
+
+    def test_an_empty_class_is_named(self, tmp_path: Path):
+        folder = as_folder(tmp_path / "pets", self.FILES)
+        (folder / "emu").mkdir()
+        with pytest.raises(EdgelabError, match="expected at least 1 image of class 'emu', found 0"):
+            data.load_whole(folder)
+
+
+class TestSample:
+    LABELS = np.array([0] * 50 + [1] * 30 + [2] * 20)
+
+    @pytest.mark.parametrize("n", [1, 3, 7, 10, 50, 99, 100, 101])
+    def test_every_class_has_its_share_and_the_number_is_exact(self, n: int):
+        chosen = data.stratified_sample(self.LABELS, n)
+        assert len(chosen) == len(set(chosen)) == min(n, 100)
+        assert (np.diff(chosen) > 0).all()
+        counts = np.bincount(self.LABELS[chosen], minlength=3)
+        assert np.abs(counts - min(n, 100) * np.array([0.5, 0.3, 0.2])).max() <= 1
+
+    def test_a_sample_is_fixed_and_part_of_every_larger_one(self):
+        small, large = data.stratified_sample(self.LABELS, 12), data.stratified_sample(self.LABELS, 40)
+        assert set(small) < set(large)
+        assert np.array_equal(small, data.stratified_sample(self.LABELS, 12))
+        assert not np.array_equal(small, data.stratified_sample(self.LABELS, 12, seed=1))
+
+    def test_it_is_spread_over_a_class_and_over_equal_classes(self):
+        labels = np.arange(1000) // 100
+        chosen = data.stratified_sample(labels, 100)
+        assert np.bincount(labels[chosen]).tolist() == [10] * 10
+        assert 30 < (chosen % 100).mean() < 70
+        assert len(set(labels[data.stratified_sample(labels, 5)]) - {0, 1, 2, 3, 4}) > 0
 
 
 class TestArchives:
@@ -910,8 +986,10 @@ class TestGuard:
             for name, n in counts.items()
         }
         dataset = data.Dataset(name="x", class_names=_guard.CIFAR_CLASSES, fingerprint="", **splits)
-        (problem,) = data.find_problems(dataset)
-        assert "recompressed as JPEG" in problem
+        none = data.Split(splits["train"].images[:0], splits["train"].labels[:0])
+        for found in (dataset, dataclasses.replace(dataset, train=none, validation=none)):
+            (problem,) = data.find_problems(found)
+            assert "recompressed as JPEG" in problem
         assert data.find_problems(dataclasses.replace(dataset, class_names=tuple("abcdefghij"))) == []
 
 
