@@ -5,7 +5,7 @@ on how many images are measured together, not even for files that choose their q
 """
 
 from edgelab.artifact._formats import check_suffix, first_line, framework_of, quiet
-from edgelab.artifact._running import Artifact, Port, load
+from edgelab.artifact._running import Artifact, Port, Prepared, load
 from edgelab.artifact._saving import OPSET, TORCH_INPUT, save
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "TORCH_INPUT",
     "Artifact",
     "Port",
+    "Prepared",
     "check_suffix",
     "first_line",
     "framework_of",

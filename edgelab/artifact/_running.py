@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,11 +29,22 @@ class Port(NamedTuple):
 
 
 class Runner(NamedTuple):
-    """A loaded file: its one input, its first output, and how to run one batch that already has the input's form."""
+    """A loaded file: its one input, its first output, and how to run one batch that already has the input's form.
+
+    `run` gives the outputs; `prepare` sets the input and gives the runtime's bare call, for timing.
+    """
 
     source: Port
     result: Port
     run: Callable[[np.ndarray], np.ndarray]
+    prepare: Callable[[np.ndarray], Callable[[], object]]
+
+
+class Prepared(NamedTuple):
+    """A loaded file with its input set: `call` runs the batch of `batch` images, any number of times."""
+
+    call: Callable[[], object]
+    batch: int
 
 
 Pixels = Literal["centred", "unit", "raw"]
@@ -76,14 +88,31 @@ class Artifact:
         m is 1, or the batch size where the file fixes a larger one.
         """
         runner = _runner(self.path, self.threads)
-        height, width, layout = _expected_images(runner.source, self.format, images, self.path)
         size = runner.source.shape[0] or 1
+        _expected_images(runner.source, self.format, images, self.path)
         for start in range(0, len(images), size):
             chunk = images[start : start + size]
-            filled = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
-            inputs = _to_input(filled.reshape(size, height, width, -1), runner.source, self.pixels)
-            outputs = runner.run(np.ascontiguousarray(inputs.transpose(layout)))
+            outputs = runner.run(self._inputs(runner.source, chunk))
             yield _to_logits(outputs, runner.result)[: len(chunk)]
+
+    def prepare(self, image: np.ndarray) -> Prepared:
+        """The file loaded anew with one image (1, H, W, C) uint8 as its input, ready to be timed.
+
+        Raises EdgelabError where it is not one image or does not fit the file.
+        """
+        if len(image) != 1:
+            raise EdgelabError(f"expected one image (1, height, width, channels) to time, got {len(image)}")
+        runner = _runner(self.path, self.threads)
+        inputs = self._inputs(runner.source, image)
+        return Prepared(runner.prepare(inputs), len(inputs))
+
+    def _inputs(self, source: Port, images: np.ndarray) -> np.ndarray:
+        """One batch in the input's form, filled up with the last image where the file fixes a larger batch."""
+        height, width, layout = _expected_images(source, self.format, images, self.path)
+        size = source.shape[0] or 1
+        filled = np.concatenate([images, np.repeat(images[-1:], size - len(images), axis=0)])
+        inputs = _to_input(filled.reshape(size, height, width, -1), source, self.pixels)
+        return np.ascontiguousarray(inputs.transpose(layout))
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Logits, or what else the file's first output holds, float32 (n, classes), for uint8 NHWC `images`.
@@ -156,15 +185,18 @@ def _tflite_runner(path: Path, threads: int) -> Runner:
         raise EdgelabError(f"{path}: expected a model with one input, got {len(inputs)}")
     source, result = inputs[0]["index"], outputs[0]["index"]
 
-    def run(values: np.ndarray) -> np.ndarray:
+    def prepare(values: np.ndarray) -> Callable[[], object]:
         if tuple(interpreter.get_input_details()[0]["shape"]) != values.shape:
             interpreter.resize_tensor_input(source, values.shape)
             interpreter.allocate_tensors()
         interpreter.set_tensor(source, values)
-        interpreter.invoke()
+        return interpreter.invoke
+
+    def run(values: np.ndarray) -> np.ndarray:
+        prepare(values)()
         return interpreter.get_tensor(result)
 
-    return Runner(_tflite_port(inputs[0]), _tflite_port(outputs[0]), run)
+    return Runner(_tflite_port(inputs[0]), _tflite_port(outputs[0]), run, prepare)
 
 
 def _onnx_port(argument: Any) -> Port:
@@ -189,10 +221,13 @@ def _onnx_runner(path: Path, threads: int) -> Runner:
     if len(inputs) != 1 or not outputs:
         raise EdgelabError(f"{path}: expected a model with one input, got {len(inputs)}")
 
-    def run(values: np.ndarray) -> np.ndarray:
-        return session.run([outputs[0].name], {inputs[0].name: values})[0]
+    def prepare(values: np.ndarray) -> Callable[[], Any]:
+        return partial(session.run, [outputs[0].name], {inputs[0].name: values})
 
-    return Runner(_onnx_port(inputs[0]), _onnx_port(outputs[0]), run)
+    def run(values: np.ndarray) -> np.ndarray:
+        return prepare(values)()[0]
+
+    return Runner(_onnx_port(inputs[0]), _onnx_port(outputs[0]), run, prepare)
 
 
 def _runner(path: Path, threads: int) -> Runner:
