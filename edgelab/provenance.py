@@ -37,6 +37,8 @@ INT8_FLAGS = {
     "hw.optional.arm.feat_dotprod": "dotprod",
     "hw.optional.arm.feat_i8mm": "i8mm",
 }
+# Those that multiply four pairs of bytes (AMX and i8mm: whole tiles) and add them to a 32-bit sum in one instruction.
+DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "dotprod", "i8mm"})
 _SOURCE = (":/edgelab", ":/notebooks", ":(top,exclude)edgelab/checkpoints")
 
 
@@ -92,17 +94,37 @@ def _mac() -> tuple[str, set[str]]:
     return name, set(intel.lower().split()) | switched_on
 
 
-def machine() -> str:
-    """Processor, cores, instruction sets that matter for int8, and operating system, separated by commas."""
+def _name_and_flags() -> tuple[str, set[str]]:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        name, flags = _linux(cpuinfo.read_text(errors="replace"))
-    else:
-        name, flags = _mac() if platform.system() == "Darwin" else ("", set())
-    known = dict.fromkeys(label for flag, label in INT8_FLAGS.items() if flag in flags)
+        return _linux(cpuinfo.read_text(errors="replace"))
+    return _mac() if platform.system() == "Darwin" else ("", set())
+
+
+def processor() -> str:
+    """The processor's name, or its architecture where the system does not tell."""
+    return (_name_and_flags()[0] or platform.processor() or platform.machine()).replace(",", " ")
+
+
+def int8_instructions() -> tuple[str, ...]:
+    """The instruction sets that decide how fast int8 networks run, as named in INT8_FLAGS; none where none is known."""
+    flags = _name_and_flags()[1]
+    return tuple(dict.fromkeys(label for flag, label in INT8_FLAGS.items() if flag in flags))
+
+
+def int8_text(instructions: tuple[str, ...]) -> str:
+    """Such as "avx2, no VNNI": the instruction sets, and the dot product of bytes where it is missing."""
+    if not instructions:
+        return "no known int8 instructions"
+    lacking = "no dot product" if "neon" in instructions else "no VNNI"
+    return " ".join(instructions) + ("" if DOT_PRODUCTS & set(instructions) else f", {lacking}")
+
+
+def machine() -> str:
+    """Processor, cores, instruction sets that matter for int8, and operating system, separated by commas."""
+    known = " ".join(int8_instructions()) or "no known int8 instructions"
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
-    processor = (name or platform.processor() or platform.machine()).replace(",", " ")
-    return ", ".join([processor, f"{os.cpu_count()} cores", " ".join(known) or "no known int8 instructions", system])
+    return ", ".join([processor(), f"{os.cpu_count()} cores", known, system])
 
 
 def collect() -> dict[str, str]:

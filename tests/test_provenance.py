@@ -107,3 +107,23 @@ def test_processor_from_macos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance.Path, "exists", lambda _: False)
     monkeypatch.setattr(provenance.platform, "system", lambda: "Darwin")
     assert provenance.machine().startswith(f"Apple M2, {os.cpu_count()} cores, neon dotprod, Darwin")
+
+
+@pytest.mark.parametrize(
+    ("instructions", "text"),
+    [
+        (("avx2",), "avx2, no VNNI"),
+        (("avx2", "avx512f", "avx512_vnni"), "avx2 avx512f avx512_vnni"),
+        (("neon",), "neon, no dot product"),
+        (("neon", "dotprod"), "neon dotprod"),
+        ((), "no known int8 instructions"),
+    ],
+)
+def test_what_int8_lacks_is_named(instructions: tuple[str, ...], text: str) -> None:
+    assert provenance.int8_text(instructions) == text
+
+
+def test_machine_is_made_of_processor_and_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "_name_and_flags", lambda: ("Chip, mark 2", {"avx_vnni", "fpu", "avx2"}))
+    assert (provenance.processor(), provenance.int8_instructions()) == ("Chip  mark 2", ("avx2", "avx_vnni"))
+    assert provenance.machine().startswith(f"Chip  mark 2, {os.cpu_count()} cores, avx2 avx_vnni, ")
