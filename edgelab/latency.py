@@ -81,7 +81,7 @@ def measure_latency(artifact: Artifact, image: np.ndarray) -> Latency:
     Raises EdgelabError where the image does not fit the file.
     """
     prepared = artifact.prepare(image)
-    return _latency(interleaved([prepared.call], SECONDS, REPETITIONS)[:, 0], _conditions(artifact, prepared.batch))
+    return _latency(interleaved([prepared.call], SECONDS, REPETITIONS)[:, 0], _conditions(artifact, len(prepared.inputs)))
 
 
 def compare_latency(a: Artifact, b: Artifact, image: np.ndarray) -> Ratio:
@@ -106,11 +106,11 @@ def _load(a: Artifact, b: Artifact, image: np.ndarray, *, swapped: bool) -> tupl
     """Milliseconds (pairs, 2) of `a` and `b`, freshly loaded, and their batch."""
     files = (b, a) if swapped else (a, b)
     prepared = [file.prepare(image) for file in files]
-    if prepared[0].batch != prepared[1].batch:
-        got = " and ".join(f"{file.path.name} of {p.batch}" for file, p in zip(files, prepared, strict=True))
+    if len({len(p.inputs) for p in prepared}) > 1:
+        got = " and ".join(f"{file.path.name} of {len(p.inputs)}" for file, p in zip(files, prepared, strict=True))
         raise EdgelabError(f"expected two files of the same batch to compare, got {got}")
     times = interleaved([p.call for p in prepared], 2 * SECONDS / LOADS, REPETITIONS // LOADS)
-    return times[:, ::-1] if swapped else times, prepared[0].batch
+    return times[:, ::-1] if swapped else times, len(prepared[0].inputs)
 
 
 def interleaved(calls: Sequence[Callable[[], object]], seconds: float, least: int, *, untimed: int = 0) -> np.ndarray:

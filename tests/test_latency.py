@@ -50,7 +50,7 @@ class File:
             self.clock.now += round(1e6 * self.next_ms(self.runs))
             self.runs += 1
 
-        return Prepared(call, self.batch)
+        return Prepared(call, np.repeat(image, self.batch, 0))
 
 
 def test_median_quartiles_and_p95_are_those_of_the_runs_after_the_warm_up(clock: Clock) -> None:
@@ -105,7 +105,7 @@ def test_what_the_order_of_loading_costs_is_in_the_interval(clock: Clock) -> Non
         def prepare(self, image: np.ndarray) -> Prepared:
             last.append(self)
             factor = 0.97 if len(last) % 2 == 0 else 1.0
-            return Prepared(lambda: setattr(clock, "now", clock.now + round(1e6 * factor)), 1)
+            return Prepared(lambda: setattr(clock, "now", clock.now + round(1e6 * factor)), image)
 
     ratio = latency.compare_latency(Placed("a.onnx", clock, float), Placed("a.onnx", clock, float), IMAGE)
     assert (ratio.low, ratio.high) == pytest.approx((0.97, 1 / 0.97))

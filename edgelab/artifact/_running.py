@@ -41,10 +41,10 @@ class Runner(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A loaded file with its input set: `call` runs the batch of `batch` images, any number of times."""
+    """A loaded file whose input is set to `inputs`, one batch: `call` runs it, any number of times."""
 
     call: Callable[[], object]
-    batch: int
+    inputs: np.ndarray
 
 
 Pixels = Literal["centred", "unit", "raw"]
@@ -104,7 +104,7 @@ class Artifact:
             raise EdgelabError(f"expected one image (1, height, width, channels) to time, got {len(image)}")
         runner = _runner(self.path, self.threads)
         inputs = self._inputs(runner.source, image)
-        return Prepared(runner.prepare(inputs), len(inputs))
+        return Prepared(runner.prepare(inputs), inputs)
 
     def _inputs(self, source: Port, images: np.ndarray) -> np.ndarray:
         """One batch in the input's form, filled up with the last image where the file fixes a larger batch."""
