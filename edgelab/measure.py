@@ -53,9 +53,10 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     return (0.0 if correct == 0 else centre - half), (1.0 if correct == n else centre + half)
 
 
-def accuracy(artifact: Artifact, split: Split) -> Accuracy:
-    """How many images of `split` the file classifies correctly, with a progress bar.
+def predictions(artifact: Artifact, split: Split) -> np.ndarray:
+    """The class the file gives every image of `split`, int64 (n,), with a progress bar.
 
+    The images are run one at a time, or as many as the file itself takes at once: it is not for the caller to choose.
     Raises EdgelabError where there are no images, or the images or the number of classes do not fit the file.
     """
     from tqdm import tqdm
@@ -70,7 +71,12 @@ def accuracy(artifact: Artifact, split: Split) -> Accuracy:
                 raise EdgelabError(f"{artifact.path.name} knows {logits.shape[1]} classes, the images have {classes}")
             predicted.append(logits.argmax(1))
             bar.update(len(logits))
-    correct = int((np.concatenate(predicted) == split.labels).sum())
+    return np.concatenate(predicted).astype(np.int64)
+
+
+def accuracy(artifact: Artifact, split: Split) -> Accuracy:
+    """How many images of `split` the file classifies correctly; raises EdgelabError where `predictions` does."""
+    correct = int((predictions(artifact, split) == split.labels).sum())
     return Accuracy(correct, len(split), correct / len(split), *wilson(correct, len(split)))
 
 

@@ -1,10 +1,12 @@
-"""Small data sets and references that several tests use."""
+"""Small data sets, a model file and references that several tests use."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from edgelab import data
+from edgelab import artifact, data
 
 
 def dataset_of(images: np.ndarray, labels: np.ndarray, name: str) -> data.Dataset:
@@ -32,6 +34,34 @@ def tiny_dataset(seed: int = 0) -> data.Dataset:
     labels = np.arange(80, dtype=np.int64) % 2
     images = rng.integers(0, 156, (80, 32, 32, 3)) + 100 * labels[:, None, None, None]
     return dataset_of(images.astype(np.uint8), labels, "tiny")
+
+
+def brightest(path: Path, shape: list[int | str] | None = None) -> artifact.Artifact:
+    """A file whose three logits are the means of the three channels."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    constants = [
+        numpy_helper.from_array(np.eye(3, dtype=np.float32)[:, :, None, None], "w"),
+        numpy_helper.from_array(np.array([2, 3]), "axes"),
+    ]
+    nodes = [
+        helper.make_node("Conv", ["images", "w"], ["c"]),
+        helper.make_node("ReduceMean", ["c", "axes"], ["logits"], keepdims=0),
+    ]
+    sizes = {"images": shape or ["n", 3, 32, 32], "logits": ["n", 3]}
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in sizes.items()]
+    graph = helper.make_graph(nodes, "brightest", ports[:1], ports[1:], constants)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return artifact.load(path)
+
+
+def coloured(n: int, wrong: int) -> data.Split:
+    """Images in which one channel is brightest; the first `wrong` labels name another."""
+    labels = np.arange(n) % 3
+    images = np.random.default_rng(n).integers(0, 100, (n, 32, 32, 3), dtype=np.uint8)
+    images[np.arange(n), :, :, labels] += 100
+    labels[:wrong] = (labels[:wrong] + 1) % 3
+    return data.Split(images, labels.astype(np.int64))
 
 
 def crops_of(padded: np.ndarray, size: int, crop: int) -> dict[tuple[int, int, bool], np.ndarray]:

@@ -7,40 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import brightest, coloured
 
-from edgelab import artifact, ledger, measure
+from edgelab import ledger, measure
 from edgelab.data import Dataset, Split, fingerprint
 from edgelab.errors import EdgelabError
 
 RNG = np.random.default_rng(0)
-
-
-def brightest(path: Path, shape: list[int | str] | None = None) -> artifact.Artifact:
-    """A file whose three logits are the means of the three channels."""
-    from onnx import TensorProto, helper, numpy_helper, save
-
-    constants = [
-        numpy_helper.from_array(np.eye(3, dtype=np.float32)[:, :, None, None], "w"),
-        numpy_helper.from_array(np.array([2, 3]), "axes"),
-    ]
-    nodes = [
-        helper.make_node("Conv", ["images", "w"], ["c"]),
-        helper.make_node("ReduceMean", ["c", "axes"], ["logits"], keepdims=0),
-    ]
-    sizes = {"images": shape or ["n", 3, 32, 32], "logits": ["n", 3]}
-    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in sizes.items()]
-    graph = helper.make_graph(nodes, "brightest", ports[:1], ports[1:], constants)
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    return artifact.load(path)
-
-
-def coloured(n: int, wrong: int) -> Split:
-    """Images in which one channel is brightest; the first `wrong` labels name another."""
-    labels = np.arange(n) % 3
-    images = RNG.integers(0, 100, (n, 32, 32, 3), dtype=np.uint8)
-    images[np.arange(n), :, :, labels] += 100
-    labels[:wrong] = (labels[:wrong] + 1) % 3
-    return Split(images, labels.astype(np.int64))
 
 
 @pytest.mark.parametrize(
