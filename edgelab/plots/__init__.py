@@ -5,6 +5,7 @@ style say the same again, so that a figure can be read when printed in grey. The
 """
 
 from edgelab.plots._base import Figure, Table, table
+from edgelab.plots.confusion import confusion_matrix
 from edgelab.plots.energy import CHECKED, board_check, energy_by_layer
 from edgelab.plots.pictures import images
 from edgelab.plots.tradeoffs import accuracy_against_size, results
@@ -16,6 +17,7 @@ __all__ = [
     "Table",
     "accuracy_against_size",
     "board_check",
+    "confusion_matrix",
     "energy_by_layer",
     "images",
     "learning_curves",
