@@ -127,8 +127,8 @@ def test_model_framework_and_interval_are_drawn_apart() -> None:
 
 
 def test_no_two_of_many_models_look_the_same() -> None:
-    looks = {(style["color"], style["marker"]) for style in map(_base.style_of, range(20))}
-    assert len(looks) == 20
+    looks = {(style["color"], style["marker"]) for style in map(_base.style_of, range(56))}
+    assert len(looks) == 56
 
 
 def test_nothing_to_draw_is_one_line() -> None:
@@ -168,6 +168,7 @@ def test_a_table_shows_numbers_to_the_right_and_escapes_text() -> None:
 def record(**changes: object) -> SimpleNamespace:
     values = {"model": "resnet8", "technique": "baseline", "runtime": "onnxruntime 1.2.3", "bytes": 312_769}
     values |= {"accuracy": 0.8372, "accuracy_low": 0.8298, "accuracy_high": 0.8443, "gzip_bytes": 288_000}
+    values |= dict.fromkeys(("energy_uj", "ram_bytes", "latency_ms", "latency_on"))
     return SimpleNamespace(
         **(values | {"parameters": 77_946, "macs": 12_501_632, "relative_energy": 50.0065} | changes)
     )
@@ -182,6 +183,46 @@ def test_results_name_the_technique_only_where_there_are_several() -> None:
     assert {"baseline", "ptq_int8", "technique"} <= set(several.text)
     with pytest.raises(EdgelabError, match="no records to show"):
         plots.results([], "nothing")
+
+
+HEADS = ["model", "runtime", "accuracy, %", "bytes", "gzip", "MACs", "energy"]
+
+
+def heads(shown: Outline) -> list[str]:
+    start = shown.text.index("model")
+    return shown.text[start : start + shown.tags().count("th")]
+
+
+def test_results_show_what_was_measured_and_name_its_units() -> None:
+    bare = plots.results([record(), record()], "Baselines")
+    assert heads(Outline(bare.html)) == HEADS
+    assert bare.caption == (
+        "Baselines. Accuracy with 95 % interval; bytes on disk and after gzip; "
+        "energy: million MACs times bytes per operand."
+    )
+    costs = {"ram_bytes": 55_984, "energy_uj": 190.123, "latency_ms": 0.54321, "latency_on": "LiteRT, 1 thread, a chip"}
+    other = costs | {"latency_ms": 12.0, "latency_on": "ORT, 2 threads, a chip", "ram_bytes": None}
+    several = plots.results([record(**costs), record(**costs), record(**other), record()], "Baselines")
+    shown = Outline(several.html)
+    assert heads(shown) == [*HEADS, "RAM", "uJ", "ms"]
+    assert {"55,984", "190", "0.543", "12"} <= set(shown.text)
+    assert shown.text.count("55,984") == 2 and shown.text.count("0.543") == 2
+    assert several.caption.endswith(
+        "; RAM: bytes of activations at their peak; uJ: estimated energy of an inference; "
+        "ms: median latency of an image, LiteRT, 1 thread, a chip; ORT, 2 threads, a chip."
+    )
+
+
+def test_whole_numbers_of_any_kind_have_their_thousands_marked() -> None:
+    frame = pd.DataFrame({"n": pd.array([12_345, None], dtype="Int64"), "m": np.array([12_345, 6], np.uint16)})
+    assert Outline(plots.table(frame, "x").html).text[3:] == ["12,345", "12,345", "6"]
+
+
+def test_short_names_lose_the_folder_they_share_and_what_is_too_long() -> None:
+    assert _base.short_names(["a/b/c", "a/b/d/e", "a/bb/f"]) == ["b/c", "b/d/e", "bb/f"]
+    assert _base.short_names(["conv", "a/dense"]) == ["conv", "a/dense"]
+    assert _base.short_names(["a/b", "a/b"]) == ["b", "b"] and _base.short_names(["a/b/c"]) == ["c"]
+    assert _base.short_names(["x" * 24, "start" + "y" * 21]) == ["x" * 24, "..." + "y" * 21]
 
 
 def test_images_stand_under_their_labels_with_their_table() -> None:

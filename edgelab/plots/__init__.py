@@ -5,8 +5,10 @@ style say the same again, so that a figure can be read when printed in grey. The
 """
 
 from edgelab.plots._base import Figure, Table, table
+from edgelab.plots.bounds import roofline
 from edgelab.plots.confusion import confusion_matrix
 from edgelab.plots.energy import CHECKED, board_check, energy_by_layer
+from edgelab.plots.frontier import pareto
 from edgelab.plots.pictures import images
 from edgelab.plots.tradeoffs import accuracy_against_size, results
 from edgelab.plots.training import learning_curves
@@ -21,6 +23,8 @@ __all__ = [
     "energy_by_layer",
     "images",
     "learning_curves",
+    "pareto",
     "results",
+    "roofline",
     "table",
 ]

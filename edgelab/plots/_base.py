@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
+from itertools import takewhile
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure as Canvas
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
@@ -28,6 +32,8 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 7,
     "svg.hashsalt": "edgelab",
 }
+WIDTH = 5.9  # inches; text stays readable where a phone shows the figure at two thirds of its size
+LONGEST_LABEL = 24
 TABLE_STYLE = "border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:0.82em"
 CELL_STYLE = "padding:0.2em 0.4em;white-space:nowrap;border-bottom:1px solid #8888;text-align:"
 
@@ -98,21 +104,41 @@ def _shown(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:,.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, Integral) and not isinstance(value, bool) else str(value)
 
 
 def style_of(index: int) -> dict[str, str]:
+    """Colour and marker of the series number `index`; no two of the first 56 look the same."""
     return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
 
 
 def new_canvas(columns: int) -> tuple[Canvas, list[Axes]]:
+    """An empty white figure with its axes side by side."""
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(4.4 * columns if columns > 1 else 7.2, 4.2), layout="constrained", facecolor="white")
+    canvas = Canvas(figsize=(WIDTH, 4 if columns == 1 else 3.2), layout="constrained", facecolor="white")
     return canvas, list(canvas.subplots(1, columns, squeeze=False)[0])
 
 
+def plain_numbers(axis: Axis, steps: Sequence[int]) -> None:
+    """Labels such as 50, 100, 200 (`steps` 1, 2, 5) in place of powers of ten on a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.4g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """`names` without the folder they all lie in, and shortened at the front where they are long."""
+    folders = [name.split("/")[:-1] for name in names]
+    shared = len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))))
+    rest = ["/".join(name.split("/")[shared:]) for name in names]
+    return [name if len(name) <= LONGEST_LABEL else f"...{name[3 - LONGEST_LABEL :]}" for name in rest]
+
+
 def to_svg(canvas: Canvas) -> bytes:
+    """`canvas` as SVG, the same bytes each time."""
     buffer = BytesIO()
     canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

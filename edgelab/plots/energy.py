@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgelab.plots._base import COLOURS, HATCHES, STYLE, Figure, new_canvas, style_of, table, to_svg
+from edgelab.plots._base import COLOURS, HATCHES, STYLE, Figure, new_canvas, short_names, style_of, table, to_svg
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from edgelab.energy import EnergyTable
 
-LEVELS = ("compute", "buffer", "on chip", "off chip", "static")
-LONGEST_LABEL = 24
+LEVELS = {
+    "compute": "arithmetic",
+    "buffer": "reads and writes of the buffer beside it",
+    "on chip": "of the memory on the chip",
+    "off chip": "of the memory off the chip",
+    "static": "idle power",
+}
 CHECKED = ("macs", "cost ratios", "cost ratios, network unseen")
 
 
@@ -38,11 +43,11 @@ def energy_by_layer(energy: EnergyTable) -> Figure:
             }
             ax.barh(range(len(frame)), frame[level], left=left, **style)
             left = left + frame[level]
-        short = [name if len(name) <= LONGEST_LABEL else f"...{name[3 - LONGEST_LABEL :]}" for name in layers]
-        ax.set(xlabel="estimated energy, uJ an inference", yticks=range(len(frame)), yticklabels=short)
-        ax.invert_yaxis()
+        ax.set_xlabel("estimated energy, uJ an inference")
+        ax.set_yticks(range(len(frame)), short_names(layers), fontsize=10)
+        ax.set_ylim(len(frame) - 0.4, -0.6)
         ax.grid(axis="y", visible=False)
-        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        canvas.legend(loc="outside upper center", ncols=len(frame.columns), frameon=False)
         svg = to_svg(canvas)
     totals, levels = frame.sum(axis=1), frame.sum()
     alt = (
@@ -50,7 +55,8 @@ def energy_by_layer(energy: EnergyTable) -> Figure:
         f"{totals.max() / totals.sum():.0%}; by level most in {levels.idxmax()}, {levels.max() / levels.sum():.0%}."
     )
     numbers = frame.assign(total=totals).add_suffix(", uJ").rename_axis(columns=None).reset_index()
-    caption = f"Estimated energy by layer and by where it is spent. {energy.note}"
+    meaning = "; ".join(f"{level}: {LEVELS[level]}" for level in frame.columns)
+    caption = f"Estimated energy by layer and by the memory level where it is spent ({meaning}). {energy.note}"
     return Figure(svg, alt, caption, table(numbers, "Estimated energy by layer and level"))
 
 
@@ -75,7 +81,7 @@ def board_check(check: pd.DataFrame) -> Figure:
         ax.set(xlabel="predicted against measured, % too much", yticks=range(len(networks)), yticklabels=networks)
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(CHECKED), frameon=False, fontsize=9)
+        canvas.legend(loc="outside upper center", ncols=len(CHECKED), frameon=False, fontsize=10)
         svg = to_svg(canvas)
     medians = 100 * summarise(check)
     told = "; ".join(f"{model} {error:.0f} %" for model, error in medians.loc[list(CHECKED), "all"].items())

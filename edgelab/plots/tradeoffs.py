@@ -7,11 +7,12 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from edgelab.errors import EdgelabError
-from edgelab.plots._base import COLOURS, STYLE, Figure, Table, new_canvas, style_of, table, to_svg
+from edgelab.plots._base import COLOURS, STYLE, Figure, Table, new_canvas, plain_numbers, style_of, table, to_svg
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
     from edgelab.ledger import Record
 
@@ -34,8 +35,10 @@ def accuracy_against_size(ledger: pd.DataFrame) -> Figure:
         for row in rows:
             _point(ax, row, models.index(row["model"]))
         ax.set(xlabel="size of the model file, kB (logarithmic)", ylabel="test accuracy, %", xscale="log")
-        _plain_numbers(ax)
-        _legend(ax, models, sorted(set(frame["framework"])))
+        plain_numbers(ax.xaxis, (1, 2, 5))
+        ax.margins(0.12)
+        entries = legend_entries(models, sorted(set(frame["framework"])))
+        canvas.legend(handles=entries, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
         svg = to_svg(canvas)
     numbers = frame[["model", "technique", "framework", "data", "seed", "bytes"]].assign(
         **{name.replace("_", " ") + ", %": 100 * frame[name] for name in ("accuracy", "accuracy_low", "accuracy_high")}
@@ -53,35 +56,26 @@ def accuracy_against_size(ledger: pd.DataFrame) -> Figure:
 def _point(ax: Axes, row: Mapping[str, Any], index: int) -> None:
     accuracy = 100 * row["accuracy"]
     interval = [[accuracy - 100 * row["accuracy_low"]], [100 * row["accuracy_high"] - accuracy]]
-    style = style_of(index) | _framework_style(row["framework"], COLOURS[index % len(COLOURS)])
+    style = style_of(index) | framework_style(row["framework"], COLOURS[index % len(COLOURS)])
     ax.errorbar(row["bytes"] / 1000, accuracy, interval, capsize=4, linestyle="", **style)
 
 
-def _framework_style(framework: str, colour: str) -> dict[str, Any]:
+def framework_style(framework: str, colour: str) -> dict[str, Any]:
     """A small filled point or a larger ring: the same network in both frameworks shows as a point within a ring."""
     filled = framework == "tensorflow"
     return {"mfc": colour if filled else "none", "ms": 6 if filled else 11, "mew": 1.6, "zorder": 3 if filled else 2}
 
 
-def _plain_numbers(ax: Axes) -> None:
-    """Tick labels such as 50, 100, 200 in place of powers of ten."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.4g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.margins(0.12)
-
-
-def _legend(ax: Axes, models: Sequence[str], frameworks: Sequence[str]) -> None:
+def legend_entries(models: Sequence[str], frameworks: Sequence[str]) -> list[Line2D]:
+    """What the colours and markers of `models` mean, and how the files of `frameworks` are told apart."""
     from matplotlib.lines import Line2D
 
     entries = [Line2D([], [], linestyle="", label=model, **style_of(i)) for i, model in enumerate(models)]  # type: ignore[arg-type]
     for framework in frameworks:
         label = {"tensorflow": "filled: TensorFlow", "pytorch": "ring: PyTorch"}.get(framework, framework)
-        style = _framework_style(framework, "#555555")
+        style = framework_style(framework, "#555555")
         entries.append(Line2D([], [], linestyle="", marker="o", color="#555555", label=label, **style))
-    ax.legend(handles=entries, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return entries
 
 
 def _told(row: Mapping[str, Any]) -> str:
@@ -93,7 +87,7 @@ def _told(row: Mapping[str, Any]) -> str:
 def results(records: Sequence[Record], caption: str) -> Table:
     """The table under every "Measure" section: one row a file; the technique is shown where there are several.
 
-    Raises EdgelabError where there are no records.
+    What was measured for none of `records` has no column. Raises EdgelabError where there are no records.
     """
     import pandas as pd
 
@@ -104,20 +98,47 @@ def results(records: Sequence[Record], caption: str) -> Table:
             "model": record.model,
             "technique": record.technique,
             "runtime": {"ai-edge-litert": "LiteRT", "onnxruntime": "ONNX Runtime"}[record.runtime.split(" ")[0]],
-            "accuracy, %": _interval(record),
+            "accuracy, %": interval(vars(record)),
             "bytes": record.bytes,
             "gzip": record.gzip_bytes,
             "MACs": record.macs,
             "energy": None if record.relative_energy is None else round(record.relative_energy, 2),
+            "RAM": record.ram_bytes,
+            "uJ": _three_digits(record.energy_uj),
+            "ms": _three_digits(record.latency_ms),
         }
         for record in records
     ]
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows).astype({"RAM": "Int64"}).dropna(axis="columns", how="all")
     if frame["technique"].nunique() == 1:
         frame = frame.drop(columns="technique")
-    return table(frame, f"{caption}. Accuracy with 95 % interval; energy: million MACs times bytes per operand.")
+    return table(frame, f"{caption}. {_units(frame, records)}")
 
 
-def _interval(record: Record) -> str:
-    low, high = 100 * record.accuracy_low, 100 * record.accuracy_high
-    return f"{100 * record.accuracy:.2f} ({low:.2f} to {high:.2f})"
+def _three_digits(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.3g}")
+
+
+def _units(frame: pd.DataFrame, records: Sequence[Record]) -> str:
+    """What the short headers mean, of the columns that are there."""
+    meanings = {
+        "accuracy, %": "accuracy with 95 % interval",
+        "gzip": "bytes on disk and after gzip",
+        "energy": "energy: million MACs times bytes per operand",
+        "RAM": "RAM: bytes of activations at their peak",
+        "uJ": "uJ: estimated energy of an inference",
+        "ms": f"ms: median latency of an image, {_places(records)}",
+    }
+    told = "; ".join(meaning for name, meaning in meanings.items() if name in frame)
+    return f"{told[0].upper()}{told[1:]}."
+
+
+def _places(records: Sequence[Record]) -> str:
+    """Runtime and processor of every latency, each once."""
+    return "; ".join(dict.fromkeys(record.latency_on for record in records if record.latency_on))
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    """The accuracy of `row` with its 95 % interval in percent, such as "83.72 (82.98 to 84.43)"."""
+    low, high = 100 * row["accuracy_low"], 100 * row["accuracy_high"]
+    return f"{100 * row['accuracy']:.2f} ({low:.2f} to {high:.2f})"

@@ -35,7 +35,8 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
         for ax, label in zip(axes, ("validation accuracy, %", "training loss"), strict=True):
             ax.set(xlabel="epoch", ylabel=label)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes[0].legend(loc="lower right")
+        handles, names = axes[0].get_legend_handles_labels()
+        canvas.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
         svg = to_svg(canvas)
     ends = [_course_of(name, rows) for name, rows in histories.items()]
     caption = "Learning curves: accuracy on the validation images and loss on the training images after each epoch."
