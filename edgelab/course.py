@@ -58,15 +58,18 @@ def find_root(start: Path | None = None) -> Path:
 
 
 def select(root: Path, wanted: Sequence[str] = ()) -> list[Path]:
-    """The notebooks of the `wanted` chapters ("01" or "01_baseline"; none: all) in the order of the course.
+    """The notebooks of the `wanted` chapters ("1", "01" or "01_baseline"; none: all) in the order of the course.
 
     Raises EdgelabError for a chapter that is not there.
     """
     notebooks = sorted((root / "notebooks").glob(CHAPTERS))
+    chosen = set()
     for name in wanted:
-        if not any(name in (path.stem, path.stem[:2]) for path in notebooks):
+        found = {path for path in notebooks if name == path.stem or (name and name.zfill(2) == path.stem[:2])}
+        if not found:
             raise EdgelabError(f"unknown chapter {name!r}: choose from {', '.join(path.stem for path in notebooks)}")
-    return [path for path in notebooks if not wanted or path.stem in wanted or path.stem[:2] in wanted]
+        chosen |= found
+    return [path for path in notebooks if not wanted or path in chosen]
 
 
 def _literal(text: str) -> Any:

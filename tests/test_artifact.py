@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_files
 
 from edgelab import artifact
 from edgelab.artifact import Port
@@ -306,3 +307,135 @@ def test_a_prepared_file_has_its_own_batch_and_one_image(tmp_path: Path) -> None
     np.testing.assert_allclose(prepared.call()[0], np.repeat(normalise(IMAGES[:1]).mean((1, 2)), 3, 0), atol=1e-5)
     with pytest.raises(EdgelabError, match=r"expected one image .* to time, got 7"):
         artifact.load(path).prepare(IMAGES)
+
+
+@pytest.mark.parametrize("dtype", small_files.TYPES)
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("batch", [None, 1, 4])
+@pytest.mark.parametrize("form", ["tflite", "onnx"])
+def test_every_kind_of_input_and_output(tmp_path: Path, dtype: str, layout: str, batch: int | None, form: str) -> None:
+    path = tmp_path / f"means.{form}"
+    if form == "onnx":
+        small_files.onnx_file(path, dtype, layout, (batch or "n", 8, 8, 3))
+    else:
+        small_files.tflite_file(path, dtype, layout, batch)
+    file, (images, _) = artifact.load(path), small_files.pictures(7)
+    assert {port.dtype.name for port in file.ports()} == {dtype}
+    assert file.image_shape() == (8, 8, 3, layout == "NHWC")
+    step = 1 / 128 if dtype in small_files.QUANTIZED else 2e-3 if dtype == "float16" else 1e-6
+    np.testing.assert_allclose(file.predict(images), normalise(images).mean((1, 2)), atol=0.51 * step)
+
+
+@pytest.mark.parametrize(
+    ("shape", "form", "expected"),
+    [
+        (["n", 3, "h", "w"], "onnx", (None, None, 3, False)),
+        (["n", "h", "w", 1], "onnx", (None, None, 1, True)),
+        (["n", 3, 5, 3], "onnx", (5, 3, 3, False)),
+        ([2, 5, 7, 4], "onnx", (7, 4, 5, False)),
+    ],
+)
+def test_the_images_a_file_takes(tmp_path: Path, shape: list, form: str, expected: tuple) -> None:
+    path = tmp_path / f"any.{form}"
+    _mean_model(path, shape)
+    assert artifact.load(path).image_shape() == expected
+
+
+def test_a_file_that_takes_no_images_says_so(tmp_path: Path, tflite_file) -> None:
+    from onnx import TensorProto, helper, save
+
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 40]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "flat", ports[:1], ports[1:])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "flat.onnx")
+    with pytest.raises(EdgelabError, match=r"flat\.onnx takes inputs of 40: expected images, four axes"):
+        artifact.load(tmp_path / "flat.onnx").image_shape()
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("uint8", [0, 100, 255]), ("int8", [-128, -28, 127]), ("int32", [0, 100, 255])]
+)
+def test_an_integer_input_without_a_scale_takes_plain_pixels(tmp_path: Path, kind: str, expected: list[int]) -> None:
+    from onnx import TensorProto, helper, save
+
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT), helper.make_node("Flatten", ["y"], ["z"])]
+    source = helper.make_tensor_value_info("x", getattr(TensorProto, kind.upper()), ["n", 1, 3, 1])
+    result = helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 3])
+    graph = helper.make_graph(nodes, "cast", [source], [result])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "cast.onnx")
+    images = np.array([0, 100, 255], np.uint8).reshape(1, 1, 3, 1)
+    assert artifact.load(tmp_path / "cast.onnx").predict(images).tolist() == [expected]
+
+
+def test_integer_ports_of_operators_that_carry_their_scales(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    stored = {
+        "s": np.float32(0.5),
+        "z": np.uint8(3),
+        "ws": np.float32(1),
+        "wz": np.uint8(0),
+        "os": np.float32(2),
+        "oz": np.uint8(9),
+    }
+    stored["w"] = np.ones((1, 1, 1, 1), np.uint8)
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()]
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+        helper.make_node("QLinearConv", ["t", "s", "z", "w", "ws", "wz", "os", "oz"], ["c"]),
+        helper.make_node("Flatten", ["c"], ["y"]),
+    ]
+    ports = [
+        helper.make_tensor_value_info(n, TensorProto.UINT8, s) for n, s in (("x", ["n", 1, 2, 1]), ("y", ["n", 2]))
+    ]
+    graph = helper.make_graph(nodes, "q", ports[:1], ports[1:], constants)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "q.onnx")
+    source, result = artifact.load(tmp_path / "q.onnx").ports()
+    assert (source.scale, source.zero_point, result.scale, result.zero_point) == (0.5, 3, 2.0, 9)
+
+
+def test_one_output_without_a_batch_is_still_one_image(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, save
+
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["m"], keepdims=0),
+        helper.make_node("Squeeze", ["m"], ["y"]),
+    ]
+    axes = helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 3, 8, 8]), ("y", [3]))]
+    graph = helper.make_graph(nodes, "flat", ports[:1], ports[1:], [axes])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    images, _ = small_files.pictures(4)
+    got = artifact.load(tmp_path / "m.onnx").predict(images)
+    np.testing.assert_allclose(got, normalise(images).mean((1, 2)), atol=1e-6)
+
+
+def test_a_file_that_loads_but_fails_on_an_image_is_one_line(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, save
+
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [1, 7])
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 3, 8, 8] if n == "x" else None) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Reshape", ["x", "shape"], ["y"])], "r", ports[:1], ports[1:], [shape])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    with pytest.raises(
+        EdgelabError, match=r"m\.onnx fails on an image \(Non-zero status code .*\): make it anew$"
+    ) as caught:
+        artifact.load(tmp_path / "m.onnx").predict(small_files.pictures(1)[0])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_runtimes_prefix_is_left_out() -> None:
+    text = "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from /a b/m.onnx failed:Protobuf parsing failed."
+    assert artifact.first_line(RuntimeError(text)) == "Protobuf parsing failed."
+    assert artifact.first_line(RuntimeError("[ONNXRuntimeError] : 1 : FAIL : no\nmore")) == "no"
+
+
+def test_inputs_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, save
+
+    ports = [helper.make_tensor_value_info(n, TensorProto.STRING, ["n", 3]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "s", ports[:1], ports[1:])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    with pytest.raises(
+        EdgelabError, match=r"m\.onnx is no onnx model that can be run \(expected inputs .* tensor\(string\)\)"
+    ):
+        artifact.load(tmp_path / "m.onnx")

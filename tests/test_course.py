@@ -94,6 +94,8 @@ def test_no_course_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     [
         ((), ["00_start", "01_next"]),
         (("01",), ["01_next"]),
+        (("1",), ["01_next"]),
+        (("0", "1"), ["00_start", "01_next"]),
         (("01_next", "00"), ["00_start", "01_next"]),
         (("01", "01_next"), ["01_next"]),
     ],
@@ -102,7 +104,7 @@ def test_selects_by_number_or_name_in_the_order_of_the_course(root: Path, wanted
     assert [path.stem for path in course.select(root, wanted)] == names
 
 
-@pytest.mark.parametrize("wanted", ["1", "01_nxt", "next", "02", ""])
+@pytest.mark.parametrize("wanted", ["2", "01_nxt", "next", "02", "001", ""])
 def test_unknown_chapter_is_refused(root: Path, wanted: str) -> None:
     with pytest.raises(EdgelabError, match=f"^unknown chapter '{wanted}': choose from 00_start, 01_next$"):
         course.select(root, [wanted])

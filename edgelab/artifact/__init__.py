@@ -5,13 +5,16 @@ on how many images are measured together, not even for files that choose their q
 """
 
 from edgelab.artifact._formats import check_suffix, first_line, framework_of, quiet
-from edgelab.artifact._running import Artifact, Port, Prepared, load
+from edgelab.artifact._running import PIXELS, Artifact, ImageShape, Pixels, Port, Prepared, load
 from edgelab.artifact._saving import OPSET, TORCH_INPUT, save
 
 __all__ = [
     "OPSET",
+    "PIXELS",
     "TORCH_INPUT",
     "Artifact",
+    "ImageShape",
+    "Pixels",
     "Port",
     "Prepared",
     "check_suffix",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -38,9 +39,16 @@ def check_suffix(path: Path) -> None:
         raise EdgelabError(f"expected a model file ending in .tflite or .onnx, got {path.name!r}")
 
 
+ONNX_PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:\s*)?")
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, shortened to 160 characters, or its type where it has none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
+    """The first line of an error's message, shortened to 160 characters, or its type where it has none.
+
+    What ONNX Runtime puts before every message is left out.
+    """
+    message = ONNX_PREFIX.sub("", str(error))
+    return next((line.strip() for line in message.splitlines() if line.strip()), type(error).__name__)[:160]
 
 
 def framework_of(model: object) -> str:

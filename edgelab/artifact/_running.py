@@ -27,6 +27,13 @@ class Port(NamedTuple):
     scale: float = 0.0
     zero_point: int = 0
 
+    @property
+    def pixels(self) -> Pixels:
+        """What a quantized input was calibrated for, by the range of its scale."""
+        limits = np.iinfo(self.dtype)
+        low, high = ((limit - self.zero_point) * self.scale for limit in (limits.min, limits.max))
+        return "raw" if high > 2 else "unit" if low > -0.1 else "centred"
+
 
 class Runner(NamedTuple):
     """A loaded file: its one input, its first output, and how to run one batch that already has the input's form.
@@ -38,6 +45,15 @@ class Runner(NamedTuple):
     result: Port
     run: Callable[[np.ndarray], np.ndarray]
     prepare: Callable[[np.ndarray], Callable[[], object]]
+
+
+class ImageShape(NamedTuple):
+    """Size of one image, None where any will do, and whether the file's own layout has the channels last (NHWC)."""
+
+    height: int | None
+    width: int | None
+    channels: int | None
+    channels_last: bool
 
 
 class Prepared(NamedTuple):
@@ -82,18 +98,38 @@ class Artifact:
         """Name and version of the runtime that executes the file."""
         return f"{RUNTIMES[self.format]} {version(RUNTIMES[self.format])}"
 
+    def ports(self) -> tuple[Port, Port]:
+        """What the file takes, and what its first output is."""
+        return _runner(self.path, self.threads)[:2]
+
+    def image_shape(self) -> ImageShape:
+        """The images the file takes. Raises EdgelabError where it takes none: then its input has not four axes."""
+        source, _ = self.ports()
+        if len(source.shape) != 4:
+            raise EdgelabError(
+                f"{self.path.name} takes inputs of {_text(source.shape[1:])}: expected images, four axes"
+            )
+        last, first = (source.shape[axis] in (1, 3) for axis in (3, 1))
+        is_last = last if last != first else self.format == "tflite"
+        height, width, channels = (source.shape[axis] for axis in ((1, 2, 3) if is_last else (2, 3, 1)))
+        return ImageShape(height, width, channels, is_last)
+
     def stream(self, images: np.ndarray) -> Iterator[np.ndarray]:
         """As `predict`, but yields the logits (m, classes) of the next images as soon as they are known.
 
         m is 1, or the batch size where the file fixes a larger one.
         """
         runner = _runner(self.path, self.threads)
-        size = runner.source.shape[0] or 1
         _expected_images(runner.source, self.format, images, self.path)
+        size = runner.source.shape[0] or 1
         for start in range(0, len(images), size):
             chunk = images[start : start + size]
-            outputs = runner.run(self._inputs(runner.source, chunk))
-            yield _to_logits(outputs, runner.result)[: len(chunk)]
+            try:
+                inputs = self._inputs(runner.source, chunk)
+                logits = _to_logits(runner.run(inputs), runner.result, size)
+            except Exception as error:
+                raise EdgelabError(f"{self.path} fails on an image ({first_line(error)}): make it anew") from error
+            yield logits[: len(chunk)]
 
     def prepare(self, image: np.ndarray) -> Prepared:
         """The file loaded anew with one image (1, H, W, C) uint8 as its input, ready to be timed.
@@ -144,27 +180,33 @@ def _expected_images(
             want in (None, got) for want, got in zip(source.shape[1:], sizes, strict=True)
         ):
             return height, width, layout
-    wanted = "x".join("any" if size is None else str(size) for size in source.shape[1:])
     got = f"{height}x{width}x{channels}"
+    wanted = _text(source.shape[1:])
     raise EdgelabError(f"{path.name} takes inputs of {wanted}, got images of {got} (height x width x channels)")
+
+
+def _text(sizes: tuple[int | None, ...]) -> str:
+    return "x".join("any" if size is None else str(size) for size in sizes) or "a single number"
 
 
 def _to_input(images: np.ndarray, source: Port, pixels: Pixels = "centred") -> np.ndarray:
     """uint8 NHWC pixels as the values the input expects.
 
     A quantized input says itself which values it was calibrated for: [-1, 1] as in this course, [0, 1], or plain pixels
-    0..255 where its range reaches that far. With scale 1/128 and zero point 0 the result is simply pixel - 128.
+    0..255 where its range reaches that far. With scale 1/128 and zero point 0 the result is simply pixel - 128. An
+    integer input without a scale takes the pixels as they are, int8 that less 128.
     """
-    if not source.scale:
+    if source.dtype.kind == "f" and not source.scale:
         return PIXELS[pixels](images).astype(source.dtype)
+    if not source.scale:
+        return images.astype(source.dtype) if source.dtype != np.int8 else (images ^ np.uint8(128)).view(np.int8)
     limits = np.iinfo(source.dtype)
-    low, high = ((limit - source.zero_point) * source.scale for limit in (limits.min, limits.max))
-    values = PIXELS["raw" if high > 2 else "unit" if low > -0.1 else "centred"](images)
+    values = PIXELS[source.pixels](images)
     return np.clip(np.rint(values / source.scale) + source.zero_point, limits.min, limits.max).astype(source.dtype)
 
 
-def _to_logits(outputs: np.ndarray, result: Port) -> np.ndarray:
-    values = outputs.reshape(len(outputs), -1).astype(np.float32)
+def _to_logits(outputs: np.ndarray, result: Port, n: int) -> np.ndarray:
+    values = outputs.reshape(n, -1).astype(np.float32)
     return (values - result.zero_point) * np.float32(result.scale) if result.scale else values
 
 
@@ -172,7 +214,16 @@ def _tflite_port(details: dict[str, Any]) -> Port:
     scale, zero_point = details["quantization"]
     signature = details["shape_signature"] if len(details["shape_signature"]) else details["shape"]
     shape = tuple(None if size < 0 else int(size) for size in signature)
-    return Port(shape, np.dtype(details["dtype"]), float(scale), int(zero_point))
+    return _checked(Port(shape, np.dtype(details["dtype"]), float(scale), int(zero_point)))
+
+
+def _checked(port: Port) -> Port:
+    """`port`. Raises ValueError where its values are no numbers or its scale cannot be."""
+    if port.dtype.kind not in "fiu":
+        raise ValueError(f"expected inputs and outputs that are numbers, got {port.dtype}")
+    if not 0 <= port.scale < np.inf or (port.scale and port.dtype.kind == "f"):
+        raise ValueError(f"expected a scale above 0, and only for integers, got {port.scale:g} for {port.dtype}")
+    return port
 
 
 def _tflite_runner(path: Path, threads: int) -> Runner:
@@ -199,15 +250,31 @@ def _tflite_runner(path: Path, threads: int) -> Runner:
     return Runner(_tflite_port(inputs[0]), _tflite_port(outputs[0]), run, prepare)
 
 
-def _onnx_port(argument: Any) -> Port:
-    types = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(double)": "f8"}
-    if argument.type not in types:
-        raise EdgelabError(
-            f"expected float inputs and outputs, got {argument.type}: keep QuantizeLinear inside the file"
-        )
-    return Port(
-        tuple(size if isinstance(size, int) else None for size in argument.shape), np.dtype(types[argument.type])
+ONNX_TYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(double)": "f8"}
+ONNX_TYPES |= {
+    f"tensor({sign}int{bits})": f"{sign or 'i'}{bits // 8}" for sign in ("u", "") for bits in (8, 16, 32, 64)
+}
+
+
+def _onnx_ports(path: Path, arguments: tuple[Any, Any]) -> tuple[Port, Port]:
+    """Input and output; the scale of an integer one is read from the graph."""
+    ports = []
+    for argument in arguments:
+        if argument.type not in ONNX_TYPES:
+            raise ValueError(f"expected inputs and outputs that are numbers, got {argument.type}")
+        shape = tuple(size if isinstance(size, int) and size > 0 else None for size in argument.shape)
+        ports.append(Port(shape, np.dtype(ONNX_TYPES[argument.type])))
+    if all(port.dtype.kind == "f" for port in ports):
+        return ports[0], ports[1]
+    from edgelab.artifact._onnx_scales import Scales
+
+    scales = Scales(path)
+    found = scales.of_input(arguments[0].name), scales.of_output(arguments[1].name)
+    source, result = (
+        _checked(port._replace(scale=scale, zero_point=zero_point)) if port.dtype.kind != "f" else port
+        for port, (scale, zero_point) in zip(ports, found, strict=True)
     )
+    return source, result
 
 
 def _onnx_runner(path: Path, threads: int) -> Runner:
@@ -227,7 +294,7 @@ def _onnx_runner(path: Path, threads: int) -> Runner:
     def run(values: np.ndarray) -> np.ndarray:
         return prepare(values)()[0]
 
-    return Runner(_onnx_port(inputs[0]), _onnx_port(outputs[0]), run, prepare)
+    return Runner(*_onnx_ports(path, (inputs[0], outputs[0])), run, prepare)
 
 
 def _runner(path: Path, threads: int) -> Runner:
