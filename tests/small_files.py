@@ -211,3 +211,48 @@ def sleep(path: str, seconds: float, limits: list[float | None]) -> str:
         isolated.limit(limit)
     time.sleep(seconds)
     return "awake"
+
+
+def spin(path: str) -> None:
+    """Never end."""
+    while True:
+        pass
+
+
+def echo(path: str, value: Any) -> list[Any]:
+    """The arguments."""
+    return [path, value]
+
+
+def fail(path: str, how: str) -> None:
+    """Raise."""
+    from edgelab.errors import EdgelabError
+
+    if how == "edgelab":
+        raise EdgelabError("expected this")
+    if how == "os":
+        raise FileNotFoundError(2, "No such file or directory", "nowhere")
+    raise ZeroDivisionError("division by zero\nand more")
+
+
+def allocate(path: str, size: int, is_unlimited: bool) -> int:
+    """Ask for so many bytes, without touching them; first lift the limits if told so."""
+    from edgelab import isolated
+
+    if is_unlimited:
+        isolated.limit(None)
+    return int(np.empty(size, np.uint8).size)
+
+
+def shout(path: str) -> None:
+    """Write wherever one can write to."""
+    import logging
+    import sys
+    import warnings
+
+    print("printed")
+    os.write(1, b"from C to stdout\n")
+    os.write(2, b"from C to stderr\n")
+    warnings.warn("a warning", stacklevel=1)
+    logging.warning("a log")
+    print("a notice", file=sys.stderr)
