@@ -472,6 +472,7 @@ def test_the_table_as_a_frame() -> None:
     assert list(frame.columns) == [
         *("name", "kind", "input_shape", "output_shape", "kernel", "stride", "groups"),
         *("parameters", "nonzero", "macs", "effective_macs", "weight_bits", "activation_bits"),
+        *("weights", "stored_bits"),
     ]
     assert frame.input_shape.tolist() == ["3x32x32", "4x30x30"]
     assert frame.macs.sum() == 108 * 900

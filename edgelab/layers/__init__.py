@@ -14,7 +14,8 @@ become one bias) or leaves out a bias that is zero. Shared weights are counted o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import tf_keras as keras
     from torch import nn
 
-__all__ = ["Layer", "LayerTable", "layer_table"]
+__all__ = ["Layer", "LayerTable", "layer_table", "reading"]
 
 COUNTERS = {"torch": "torch_module", "keras": "keras_model", ".tflite": "tflite_file", ".onnx": "onnx_file"}
 
@@ -61,11 +62,18 @@ def layer_table(model_or_path: keras.Model | nn.Module | str | Path, input_shape
 
 
 def _of_file(path: Path, input_shape: Shape | None) -> LayerTable:
+    with reading(path):
+        return _counter(path.suffix.lower())(path, input_shape)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Around whatever reads the graph of the model file at `path`: any failure becomes an EdgelabError of one line."""
     check_suffix(path)
     if not path.is_file():
         raise EdgelabError(f"there is no model file at {path}: check the path or make the file first")
     try:
-        return _counter(path.suffix.lower())(path, input_shape)
+        yield
     except EdgelabError:
         raise
     except Exception as error:

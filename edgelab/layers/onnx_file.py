@@ -40,8 +40,10 @@ class Graph:
             if node.op_type == "Constant" and node.attribute and node.attribute[0].type == onnx.AttributeProto.TENSOR:
                 self.constants[node.output[0]] = node.attribute[0].t
         self.producers = {output: node for node in self.nodes for output in node.output}
+        self.inputs = [value.name for value in proto.graph.input if value.name not in self.constants]
+        self.outputs = [value.name for value in proto.graph.output]
         self.batch = _fix_input(proto, path, input_shape, set(self.constants))
-        self.shapes, self.types = _shapes(proto, {node.output[0] for node in self.nodes})
+        self.shapes, self.types = _shapes(proto, {name for node in self.nodes for name in node.output if name})
 
     def constant(self, name: str, zero_point: str = "") -> Constant | None:
         """What is stored under `name`, also where it is unpacked or reshaped at run time; None for an activation."""
@@ -64,6 +66,10 @@ class Graph:
         producer = self.producers.get(name)
         if producer is not None and producer.op_type == "DequantizeLinear":
             name = producer.input[0]
+        return self.width(name)
+
+    def width(self, name: str) -> int | None:
+        """Width of one value as the file types it, in bits."""
         return _bits(self.types[name]) if self.types.get(name) else None
 
 

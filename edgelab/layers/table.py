@@ -23,7 +23,8 @@ class Layer:
     """One layer, as often as it is called. Shapes are those of one image, without the batch, in the model's own layout.
 
     `macs` and `effective_macs` are per image. `weight_bits` and `activation_bits` are the stored width of a weight and
-    the width of an input value; None where the layer has none.
+    the width of an input value; None where the layer has none. Of the `parameters`, `weights` are those of the weight
+    that makes the MACs, without its bias; `stored_bits` is what all the parameters take, each at its own width.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Layer:
     effective_macs: int = 0
     weight_bits: int | None = None
     activation_bits: int | None = None
+    weights: int = 0
+    stored_bits: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,8 @@ class Builder:
             effective_macs=sum(weight.nonzero * positions for weight, positions in parts),
             weight_bits=parts[0][0].bits if parts else None,
             activation_bits=activation_bits,
+            weights=sum(weight.size for weight, _ in parts if weight.key in new),
+            stored_bits=sum(constant.size * constant.bits for constant in new.values()),
         )
         self._layers.append(row)
 

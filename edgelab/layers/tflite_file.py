@@ -27,6 +27,7 @@ STORED = {"FLOAT32": "<f4", "FLOAT16": "<f2", "FLOAT64": "<f8", "INT8": "i1", "U
 STORED |= {"INT32": "<i4", "INT64": "<i8", "BFLOAT16": "<u2"}
 PACKED = {"INT4": 4, "INT2": 2}
 WEIGHT_TYPES = frozenset(STORED) - {"INT32", "INT64"} | frozenset(PACKED)
+COMPUTED = {"BOOL": 8, "UINT16": 16, "UINT32": 32, "UINT64": 64, "COMPLEX64": 64, "COMPLEX128": 128}
 UNPACKING = ("DEQUANTIZE", "DENSIFY")
 
 
@@ -83,7 +84,9 @@ class Graph:
     def bits(self, index: int) -> int | None:
         """Width of one value of a tensor, in bits; None for text and the like."""
         kind = self.types[self.graph.tensors[index].type]
-        return PACKED.get(kind) or (8 * np.dtype(STORED[kind]).itemsize if kind in STORED else None)
+        if kind in STORED:
+            return 8 * np.dtype(STORED[kind]).itemsize
+        return PACKED.get(kind) or COMPUTED.get(kind)
 
     def constant(self, index: int) -> Constant | None:
         """What is stored in tensor `index`, also where it is unpacked at run time; None for an activation."""
