@@ -13,10 +13,12 @@ import numpy as np
 from edgelab import provenance
 from edgelab.artifact import Artifact
 from edgelab.data import Dataset, Split
-from edgelab.energy import relative_energy
+from edgelab.energy import estimate, relative_energy
 from edgelab.errors import EdgelabError
+from edgelab.latency import measure_latency
 from edgelab.layers import LayerTable, layer_table
 from edgelab.ledger import Record
+from edgelab.memory import peak_activations
 
 CONFIDENCE = 0.95
 
@@ -106,14 +108,16 @@ def measure(
 ) -> Record:
     """A ledger record of `artifact` on the test images of `dataset`, for `ledger.append`.
 
-    `train_seconds` is how long making the model took. Energy, memory and latency are not measured here: they stay
-    empty. Raises EdgelabError where data and file do not go together.
+    `train_seconds` is how long making the model took. The energy is an estimate, the memory the peak of the activations
+    by liveness, the latency a median with the file's own number of threads, batch 1 unless the file fixes another.
+    Raises EdgelabError where data and file do not go together.
     """
     score = accuracy(artifact, dataset.test)
     on_disk, compressed = sizes(artifact.path)
     height, width, channels = dataset.test.images.shape[1:]
     shape = (height, width, channels) if artifact.format == "tflite" else (channels, height, width)
     table = layer_table(artifact.path, shape)
+    latency = measure_latency(artifact, dataset.test.images[:1])
     origin = provenance.collect()
     return Record(
         chapter=chapter,
@@ -135,6 +139,10 @@ def measure(
         macs=table.macs,
         effective_macs=table.effective_macs,
         relative_energy=round(operand_energy(table), 6),
+        energy_uj=round(estimate(table).total_uj, 6) if table.macs else None,
+        ram_bytes=peak_activations(artifact.path, shape).bytes,
+        latency_ms=round(latency.median_ms, 6),
+        latency_on=latency.on,
         versions=origin["versions"],
         commit=origin["commit"] or "unknown",
         machine=origin["machine"],

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support import brightest, coloured
 
-from edgelab import ledger, measure
+from edgelab import energy, ledger, measure
 from edgelab.data import Dataset, Split, fingerprint
 from edgelab.errors import EdgelabError
+from edgelab.layers import layer_table
 
 RNG = np.random.default_rng(0)
 
@@ -90,12 +92,12 @@ def test_a_measurement_fills_a_record_that_the_ledger_takes(tmp_path: Path) -> N
     assert (row["macs"], row["effective_macs"]) == (9 * 1024, 3 * 1024)
     assert row["relative_energy"] == pytest.approx(3 * 1024 / 1e6 * 4)
     assert "onnxruntime" in row["versions"]
-    assert [name for name, value in row.items() if value is None] == [
-        "energy_uj",
-        "ram_bytes",
-        "latency_ms",
-        "latency_on",
-    ]
+    table = layer_table(file.path, (3, 32, 32))
+    assert row["energy_uj"] == pytest.approx(energy.estimate(table).total_uj, abs=1e-6)
+    assert row["ram_bytes"] == 2 * 3 * 32 * 32 * 4, "input and output of the convolution, float32"
+    assert 0 < row["latency_ms"] < 1000
+    assert row["latency_on"].startswith(f"onnxruntime {version('onnxruntime')}, 1 thread, batch 1, ")
+    assert None not in row.values(), "every column is filled"
 
 
 @pytest.mark.parametrize(("weight", "activation", "expected"), [(32, 32, 43.40), (8, 8, 10.85), (8, 32, 27.12)])
