@@ -161,7 +161,9 @@ def test_sentence_says_when_interval_and_test_disagree() -> None:
     assert "(95 % interval +0.002 to +0.103)" in gain and gain.endswith("leaves out 0: a borderline case")
 
 
-@pytest.mark.parametrize(("p_value", "text"), [(0.0499, "p = 0.0499:"), (0.04996123, "p = 0.04996:"), (0.05, "p = 0.05:")])
+@pytest.mark.parametrize(
+    ("p_value", "text"), [(0.0499, "p = 0.0499:"), (0.04996123, "p = 0.04996:"), (0.05, "p = 0.05:")]
+)
 def test_p_is_written_so_that_its_side_of_the_limit_shows(p_value: float, text: str) -> None:
     found = Comparison(100, 80, 9, 2, 9, 0.89, -0.07, -0.14, -0.01, p_value)
     assert text in found.sentence()
