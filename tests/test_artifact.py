@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_files
+import mean_files
 
 from edgelab import artifact
 from edgelab.artifact import Port
@@ -309,20 +309,20 @@ def test_a_prepared_file_has_its_own_batch_and_one_image(tmp_path: Path) -> None
         artifact.load(path).prepare(IMAGES)
 
 
-@pytest.mark.parametrize("dtype", small_files.TYPES)
+@pytest.mark.parametrize("dtype", mean_files.TYPES)
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
 @pytest.mark.parametrize("batch", [None, 1, 4])
 @pytest.mark.parametrize("form", ["tflite", "onnx"])
 def test_every_kind_of_input_and_output(tmp_path: Path, dtype: str, layout: str, batch: int | None, form: str) -> None:
     path = tmp_path / f"means.{form}"
     if form == "onnx":
-        small_files.onnx_file(path, dtype, layout, (batch or "n", 8, 8, 3))
+        mean_files.onnx_file(path, dtype, layout, (batch or "n", 8, 8, 3))
     else:
-        small_files.tflite_file(path, dtype, layout, batch)
-    file, (images, _) = artifact.load(path), small_files.pictures(7)
+        mean_files.tflite_file(path, dtype, layout, batch)
+    file, (images, _) = artifact.load(path), mean_files.pictures(7)
     assert {port.dtype.name for port in file.ports()} == {dtype}
     assert file.image_shape() == (8, 8, 3, layout == "NHWC")
-    step = 1 / 128 if dtype in small_files.QUANTIZED else 2e-3 if dtype == "float16" else 1e-6
+    step = 1 / 128 if dtype in mean_files.QUANTIZED else 2e-3 if dtype == "float16" else 1e-6
     np.testing.assert_allclose(file.predict(images), normalise(images).mean((1, 2)), atol=0.51 * step)
 
 
@@ -404,7 +404,7 @@ def test_one_output_without_a_batch_is_still_one_image(tmp_path: Path) -> None:
     ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 3, 8, 8]), ("y", [3]))]
     graph = helper.make_graph(nodes, "flat", ports[:1], ports[1:], [axes])
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
-    images, _ = small_files.pictures(4)
+    images, _ = mean_files.pictures(4)
     got = artifact.load(tmp_path / "m.onnx").predict(images)
     np.testing.assert_allclose(got, normalise(images).mean((1, 2)), atol=1e-6)
 
@@ -419,7 +419,7 @@ def test_a_file_that_loads_but_fails_on_an_image_is_one_line(tmp_path: Path) -> 
     with pytest.raises(
         EdgelabError, match=r"m\.onnx fails on an image \(Non-zero status code .*\): make it anew$"
     ) as caught:
-        artifact.load(tmp_path / "m.onnx").predict(small_files.pictures(1)[0])
+        artifact.load(tmp_path / "m.onnx").predict(mean_files.pictures(1)[0])
     assert "\n" not in str(caught.value)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mean_files import endless_file
 
 from edgelab import isolated
 from edgelab.errors import EdgelabError
@@ -39,64 +40,71 @@ def message_of(worker: isolated.Worker, *call: object) -> str:
 
 
 def test_a_result_comes_back_and_the_child_serves_on(worker: isolated.Worker) -> None:
-    assert worker.call("small_files:sleep", "m.onnx", 0, []) == "awake"
+    assert worker.call("mean_files:sleep", "m.onnx", 0, []) == "awake"
     (first,) = psutil.Process().children()
     assert "-m edgelab.isolated" in " ".join(first.cmdline())
-    assert worker.call("small_files:echo", "m.onnx", {"a": [1, None, "é"]}) == ["m.onnx", {"a": [1, None, "é"]}]
+    assert worker.call("mean_files:echo", "m.onnx", {"a": [1, None, "é"]}) == ["m.onnx", {"a": [1, None, "é"]}]
     assert psutil.Process().children() == [first]
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGKILL"])
 def test_a_crash_is_one_line_that_names_file_and_signal(worker: isolated.Worker, name: str) -> None:
-    line = message_of(worker, "small_files:crash", "odd/m.tflite", int(getattr(signal, name)))
+    line = message_of(worker, "mean_files:crash", "odd/m.tflite", int(getattr(signal, name)))
     assert line == (
         f"odd/m.tflite: the runtime crashed on it ({name}): the file is damaged, or that runtime cannot run it"
     )
-    assert worker.call("small_files:sleep", "m.onnx", 0, []) == "awake", "the next call gets a new child"
+    assert worker.call("mean_files:sleep", "m.onnx", 0, []) == "awake", "the next call gets a new child"
 
 
 def test_a_library_that_ends_the_process(worker: isolated.Worker) -> None:
-    line = message_of(worker, "small_files:leave", "m.onnx", 3)
+    line = message_of(worker, "mean_files:leave", "m.onnx", 3)
     assert line.startswith("m.onnx: the runtime ended on it (exit status 3): ")
 
 
 def test_errors_are_one_line(worker: isolated.Worker) -> None:
-    assert message_of(worker, "small_files:fail", "m.onnx", "edgelab") == "expected this"
-    assert message_of(worker, "small_files:fail", "m.onnx", "os") == "nowhere: No such file or directory"
-    assert message_of(worker, "small_files:fail", "m.onnx", "other") == (
+    assert message_of(worker, "mean_files:fail", "m.onnx", "edgelab") == "expected this"
+    assert message_of(worker, "mean_files:fail", "m.onnx", "os") == "nowhere: No such file or directory"
+    assert message_of(worker, "mean_files:fail", "m.onnx", "other") == (
         "m.onnx: unexpected ZeroDivisionError (division by zero): please report it"
     )
 
 
 def test_an_absurd_allocation_is_an_error_until_the_limits_are_lifted(worker: isolated.Worker) -> None:
-    line = message_of(worker, "small_files:allocate", "m.onnx", 2 * isolated.MEMORY, False)
+    line = message_of(worker, "mean_files:allocate", "m.onnx", 2 * isolated.MEMORY, False)
     assert line.startswith("m.onnx: it asks for more memory than there is")
-    assert worker.call("small_files:allocate", "m.onnx", 2 * isolated.MEMORY, True) == 2 * isolated.MEMORY
-    line = message_of(worker, "small_files:allocate", "m.onnx", 2 * isolated.MEMORY, False)
+    assert worker.call("mean_files:allocate", "m.onnx", 2 * isolated.MEMORY, True) == 2 * isolated.MEMORY
+    line = message_of(worker, "mean_files:allocate", "m.onnx", 2 * isolated.MEMORY, False)
     assert line.startswith("m.onnx: it asks for more memory"), "the next call starts with limits"
 
 
 def test_time_is_limited_until_the_function_says_otherwise() -> None:
     with isolated.Worker(seconds=2.0) as worker:
-        worker.call("small_files:sleep", "m.onnx", 0, [])
+        worker.call("mean_files:sleep", "m.onnx", 0, [])
         worker.seconds = 0.4
         start = time.monotonic()
-        line = message_of(worker, "small_files:sleep", "m.onnx", 60, [])
+        line = message_of(worker, "mean_files:sleep", "m.onnx", 60, [])
         assert line.startswith("m.onnx: not one inference has ended after 0.4 s: ")
         assert time.monotonic() - start < 5
         assert psutil.Process().children() == []
         worker.seconds = 5
-        assert worker.call("small_files:sleep", "m.onnx", 0, []) == "awake"
+        assert worker.call("mean_files:sleep", "m.onnx", 0, []) == "awake"
         worker.seconds = 0.4
-        assert worker.call("small_files:sleep", "m.onnx", 1, [None]) == "awake"
-        assert worker.call("small_files:sleep", "m.onnx", 1, [3.0]) == "awake"
-        line = message_of(worker, "small_files:sleep", "m.onnx", 60, [None, 0.2])
+        assert worker.call("mean_files:sleep", "m.onnx", 1, [None]) == "awake"
+        assert worker.call("mean_files:sleep", "m.onnx", 1, [3.0]) == "awake"
+        line = message_of(worker, "mean_files:sleep", "m.onnx", 60, [None, 0.2])
         assert line.startswith("m.onnx: not one inference has ended after 0.2 s: ")
+
+
+def test_an_endless_loop_in_the_runtime_is_ended(tmp_path: Path) -> None:
+    path = endless_file(tmp_path / "m.onnx")
+    with isolated.Worker(seconds=3.0) as worker:
+        line = message_of(worker, "edgelab.report:gather", path, None, None, 1, "auto", False)
+        assert line.startswith(f"{path}: not one inference has ended after 3 s: ")
 
 
 def test_noise_is_held_back_and_notices_pass(capfd: pytest.CaptureFixture[str]) -> None:
     with isolated.Worker() as worker:
-        worker.call("small_files:shout", "m.onnx")
+        worker.call("mean_files:shout", "m.onnx")
     assert capfd.readouterr() == ("", "a notice\n")
 
 
@@ -108,9 +116,9 @@ def test_limits_mean_nothing_in_the_parent() -> None:
 PARENT = """
 from edgelab import isolated
 with isolated.Worker() as worker:
-    worker.call("small_files:sleep", "m.onnx", 0, [])
+    worker.call("mean_files:sleep", "m.onnx", 0, [])
     print("ready", flush=True)
-    worker.call("small_files:spin", "m.onnx")
+    worker.call("mean_files:spin", "m.onnx")
 """
 
 
@@ -154,18 +162,18 @@ def test_ctrl_c_ends_the_child_and_reaches_only_the_parent() -> None:
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to all of the group
     _, error = parent.communicate(timeout=10)
     assert gone(child)
-    assert error.count("KeyboardInterrupt") == 1 and "small_files" not in error
+    assert error.count("KeyboardInterrupt") == 1 and "mean_files" not in error
 
 
 def test_a_call_that_fails_in_the_parent_leaves_no_child(
     worker: isolated.Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker.call("small_files:sleep", "m.onnx", 0, [])
+    worker.call("mean_files:sleep", "m.onnx", 0, [])
 
     def fail(*_: object) -> Callable:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(worker, "_reply", fail)
     with pytest.raises(KeyboardInterrupt):
-        worker.call("small_files:spin", "m.onnx")
+        worker.call("mean_files:spin", "m.onnx")
     assert psutil.Process().children() == []

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from small_files import onnx_file, tflite_file
+from mean_files import onnx_file, tflite_file
 
 from edgelab import artifact, labels
 from edgelab.errors import EdgelabError
