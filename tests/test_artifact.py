@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mean_files
 import numpy as np
 import pytest
-import mean_files
 
 from edgelab import artifact
 from edgelab.artifact import Port
