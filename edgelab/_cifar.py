@@ -99,6 +99,14 @@ def _data_folder() -> Path | None:
     return path
 
 
+def is_here() -> bool:
+    """Whether CIFAR-10, official or the JPEG copy, can be had without a download."""
+    place = _data_folder()
+    if place and (_among(place, (ARCHIVE, FOLDER, *COPIES)) or _copy_folder(place)):
+        return True
+    return (cache_folder() / "downloads" / ARCHIVE).is_file()
+
+
 def _among(place: Path, names: tuple[str, ...]) -> Path | None:
     if place.name in names:
         return place

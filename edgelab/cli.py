@@ -14,7 +14,7 @@ import typer
 from edgelab.errors import EdgelabError
 
 app = typer.Typer(
-    help="Run the chapters of the course and build its book.",
+    help="Measure model files, run the chapters of the course and build its book.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -23,17 +23,25 @@ app = typer.Typer(
 )
 
 
+PROFILE_HELP = (
+    "ci: handwritten digits, everything trained for a few epochs, seconds a chapter. zoo: CIFAR-10, what has no kept "
+    "checkpoint is trained, minutes a chapter on cifar10-jpeg. full: CIFAR-10, what this machine has not trained yet "
+    "is trained, hours the first time."
+)
+GOES_ON = "interrupted: the same command goes on with what is not finished"
+
+
 @contextmanager
-def _one_line() -> Iterator[None]:
-    """Turn what a user can cause into one line and an exit status: 1 for an error, 130 for Ctrl-C."""
+def _one_line(status: int = 1, interrupted: str = GOES_ON) -> Iterator[None]:
+    """Turn what a user can cause into one line and an exit status: `status` for an error, 130 for Ctrl-C."""
     try:
         yield
     except EdgelabError as error:
-        message, status = str(error), 1
+        message = str(error)
     except OSError as error:
-        message, status = f"{error.filename or 'the system'}: {error.strerror or error}", 1
+        message = f"{error.filename or 'the system'}: {error.strerror or error}"
     except KeyboardInterrupt:
-        message, status = "interrupted: the same command goes on with what is not finished", 130
+        message, status = interrupted, 130
     else:
         return
     typer.echo(f"edgelab: {message}", err=True)
@@ -65,8 +73,8 @@ def _pairs(parameters: Sequence[str]) -> dict[str, str]:
 
 @app.command("run")
 def run_command(
-    chapters: Annotated[list[str] | None, typer.Argument(help='Such as "01" or "01_baseline"; none: all.')] = None,
-    profile: Annotated[str, typer.Option(help="ci (digits, seconds), zoo (kept checkpoints) or full (trains).")] = "ci",
+    chapters: Annotated[list[str] | None, typer.Argument(help="Such as 1, 01 or 01_baseline; none: all.")] = None,
+    profile: Annotated[str, typer.Option(help=PROFILE_HELP)] = "ci",
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", metavar="NAME VALUE", help="Set a notebook's parameter.")
     ] = None,
@@ -91,6 +99,66 @@ def book_command(
 
     with _one_line():
         book.build(course.find_root(), output)
+
+
+@app.command("measure")
+def measure_command(
+    file: Annotated[str, typer.Argument(help="A .tflite or .onnx file.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits, cifar10, cifar10-jpeg, or an image folder or archive; by default what fits."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many images: a fixed sample with all classes.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads the runtime may use.")] = 1,
+    pixels: Annotated[
+        str, typer.Option(help="What a float input takes: centred (-1..1), unit (0..1), raw (0..255) or auto (tries).")
+    ] = "auto",
+    explain: Annotated[bool, typer.Option("--explain", help="Say what makes the file slow or large.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object; notes go to standard error.")] = False,
+) -> None:
+    """Measure a model file: accuracy, size, energy, latency."""
+    import json
+
+    with _one_line(2, "interrupted"):
+        from edgelab import report
+
+        found = report.measure(file, data, limit=limit, threads=threads, pixels=pixels, explain=explain)
+        if as_json:
+            for note in found.notes:
+                typer.echo(f"edgelab: {note}", err=True)
+        typer.echo(json.dumps(found.as_json(), indent=2) if as_json else report.in_words(found))
+
+
+@app.command("macs")
+def macs_command(
+    model: Annotated[str, typer.Argument(help="A .tflite or .onnx file, or plain_cnn, resnet8 or ds_cnn.")],
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--input", metavar="HxWxC", help="Size of an image, such as 32x32x3, where the file leaves it open."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Count a network's MACs and parameters by layer."""
+    import json
+    from dataclasses import asdict
+
+    with _one_line(2, "interrupted"):
+        from edgelab import report
+
+        table = report.macs(model, _image_size(size) if size else None)
+        keys = {"macs": table.macs, "parameters": table.parameters, **asdict(table)}
+        typer.echo(json.dumps(keys, indent=2) if as_json else report.table_in_words(table))
+
+
+def _image_size(text: str) -> tuple[int, int, int]:
+    """Height, width and channels from such as "32x32x3"."""
+    sizes = text.lower().split("x")
+    if len(sizes) != 3 or not all(size.isdecimal() and 0 < int(size) <= 65536 for size in sizes):
+        raise EdgelabError(f"expected --input HEIGHTxWIDTHxCHANNELS such as 32x32x3, got {text!r}")
+    height, width, channels = map(int, sizes)
+    return height, width, channels
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 import time
+import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
+from mean_files import endless_file, onnx_file, picture_folder, tflite_file
 
-from edgelab import cli, course
+from edgelab import cli, course, report
 from edgelab.errors import EdgelabError
 
 FRAMEWORKS = {"torch", "tensorflow", "keras", "tf_keras", "onnxruntime", "ai_edge_litert"}
@@ -68,8 +76,8 @@ def test_help_lists_the_commands(
 ) -> None:
     assert main(monkeypatch, option) == 0
     out = capsys.readouterr().out
-    assert "run " in out
-    assert "book " in out
+    assert all(f"\n  {command} " in out for command in ("run", "book", "measure", "macs"))
+    assert "..." not in out.partition("Commands:")[2], "every command's line fits"
 
 
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,6 +132,179 @@ def test_a_failure_is_one_line_and_a_status(
     assert main(monkeypatch, "run") == status
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", line)
+
+
+def edgelab(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-c", "from edgelab.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return picture_folder(tmp_path_factory.mktemp("data") / "colours", 12)
+
+
+def test_measure_prints_one_json_object_and_nothing_else(tmp_path: Path, folder: Path) -> None:
+    path = tflite_file(tmp_path / "m.tflite", "int8")
+    large = picture_folder(tmp_path / "large", 6, (16, 16))
+    done = edgelab("measure", path, "--data", large, "--limit", 3, "--threads", 1, "--json")
+    found = json.loads(done.stdout)
+    assert tuple(found) == report.KEYS
+    assert (done.returncode, found["n_images"], found["macs"], found["data"]) == (0, 3, 576, "large")
+    low, high = found["accuracy_ci95"]
+    assert low < found["accuracy"] < high
+    notes = ["edgelab: images resized to 8x8 (squeezed, not cropped), which the file takes"]
+    assert done.stderr.splitlines() == notes
+
+
+def test_measure_explains_when_asked(tmp_path: Path, folder: Path) -> None:
+    path = tflite_file(tmp_path / "m.tflite", "int8")
+    found = json.loads(edgelab("measure", path, "--data", folder, "--explain", "--json").stdout)
+    assert tuple(found) == (*report.KEYS, "explain")
+    assert set(found["explain"]) == {"int8", "sparsity"}
+    assert all("m.tflite" in verdict for verdict in found["explain"].values())
+
+
+def test_measure_in_words(tmp_path: Path, folder: Path) -> None:
+    done = edgelab("measure", tflite_file(tmp_path / "m.tflite", "int8"), "--data", folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    words = done.stdout.splitlines()
+    assert words[2].startswith("accuracy    33.33 % (95 % interval ")
+    assert (
+        any(line.endswith(" bytes: arena of TensorFlow Lite Micro") for line in words)
+        or find_spec("tflite_micro") is None
+    )
+
+
+def locked(path: Path) -> Path:
+    """A zip archive whose member needs a password, under the name of a model."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model", b"x" * 5000)
+    content = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(mark) + place] |= 1
+    path.write_bytes(content)
+    return path
+
+
+BAD_FILES = {
+    "empty": b"",
+    "text": b"no model at all",
+    "random": np.random.default_rng(0).bytes(5000),
+    "zeros": bytes(4096),
+}
+
+
+@pytest.mark.parametrize(("command", "suffix"), [("measure", "tflite"), ("macs", "onnx")])
+def test_a_file_that_is_no_model_is_one_line_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, suffix: str, command: str
+) -> None:
+    whole = (tflite_file if suffix == "tflite" else onnx_file)(tmp_path / f"whole.{suffix}").read_bytes()
+    files = [locked(tmp_path / f"locked.{suffix}")]
+    for name, content in {**BAD_FILES, "cut": whole[: len(whole) // 2]}.items():
+        files.append(tmp_path / f"{name}.{suffix}")
+        files[-1].write_bytes(content)
+    for path in files:
+        assert main(monkeypatch, command, str(path), "--json") == 2
+        out, err = capfd.readouterr()
+        assert out == "" and re.fullmatch(rf"edgelab: .*{path.name} is no {suffix} model .*\n", err), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["measure", "none.onnx"], "there is no model file at none.onnx: check the path or make the file first"),
+        (["macs", "none.onnx"], "there is no model file at none.onnx: check the path or make the file first"),
+        (["measure", "m.pt"], "expected a model file ending in .tflite or .onnx, got 'm.pt'"),
+        (["macs", "m"], "expected a .tflite or .onnx file or one of plain_cnn, resnet8, ds_cnn, got 'm'"),
+        (["macs", "m.onnx", "--input", "32x32"], "expected --input HEIGHTxWIDTHxCHANNELS such as 32x32x3, got '32x32'"),
+        (["macs", "m.onnx", "--input", "0x1x3"], "expected --input HEIGHTxWIDTHxCHANNELS such as 32x32x3, got '0x1x3'"),
+        (["measure", "m.onnx", "--limit", "0"], "expected a limit of one image or more, got 0"),
+        (["measure", "m.onnx", "--data", "nowhere"], "there is no data set 'nowhere': expected digits, cifar10, .*"),
+        (
+            ["measure", "m.onnx", "--data", "digits"],
+            "m.onnx has 3 outputs and no class names, digits has 10 classes: .*",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_one_line_and_status_2(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    line: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx_file(tmp_path / "m.onnx")
+    assert main(monkeypatch, *arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and re.fullmatch(f"edgelab: {line}\n", err), err
+
+
+def test_no_runtime_for_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('no onnxruntime here')")
+    done = edgelab("measure", onnx_file(tmp_path / "m.onnx"), env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"edgelab: .*m\.onnx is no onnx model that can be run \(no onnxruntime here\).*\n", done.stderr)
+
+
+def test_ctrl_c_ends_measure_and_its_child(tmp_path: Path) -> None:
+    path = endless_file(tmp_path / "m.onnx")
+    command = [sys.executable, "-c", "from edgelab.cli import main; main()", "measure", str(path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    parent = psutil.Process(process.pid)
+    while not (children := parent.children()):
+        time.sleep(0.05)
+    time.sleep(1.5)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=20) == ("", "edgelab: interrupted\n")
+    assert process.returncode == 130
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def test_macs_of_a_file(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tflite_file(tmp_path / "m.tflite", "int8")
+    assert main(monkeypatch, "macs", str(path), "--json") == 0
+    found = json.loads(capfd.readouterr().out)
+    assert list(found) == ["macs", "parameters", "layers", "uncounted"]
+    assert (found["macs"], found["parameters"]) == (576, 12)
+    assert found["uncounted"] == {"AVERAGE_POOL_2D": 1, "RESHAPE": 1}
+    assert [row["kind"] for row in found["layers"]] == ["convolution", "AVERAGE_POOL_2D", "RESHAPE"]
+    assert found["layers"][0]["input_shape"] == [8, 8, 3] and found["layers"][0]["macs"] == 576
+    assert main(monkeypatch, "macs", str(path)) == 0
+    assert capfd.readouterr().out.splitlines()[4].split() == ["total", "12", "576"]
+
+
+def test_macs_of_an_open_size(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = str(onnx_file(tmp_path / "m.onnx", sizes=("n", "h", "w", 3)))
+    assert main(monkeypatch, "macs", path, "--input", "10X20x3", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["macs"] == 1800
+    assert main(monkeypatch, "macs", path) == 2
+    assert capfd.readouterr().err.endswith("give --input HEIGHTxWIDTHxCHANNELS\n")
+
+
+@pytest.mark.parametrize(("model", "macs"), [("plain_cnn", 10_848_768), ("resnet8", 12_501_632), ("ds_cnn", 8_926_464)])
+def test_macs_of_the_courses_networks(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], model: str, macs: int
+) -> None:
+    assert main(monkeypatch, "macs", model, "--json") == 0
+    assert json.loads(capfd.readouterr().out)["macs"] == macs
+
+
+def test_macs_of_a_tflite_file_load_no_framework_anywhere(tmp_path: Path) -> None:
+    path = tflite_file(tmp_path / "m.tflite")
+    source = f"""import sys
+from edgelab import report
+report.macs({str(path)!r})
+report.count({str(path)!r}, None)
+print(*sorted({FRAMEWORKS - {"ai_edge_litert"}} & set(sys.modules)))"""
+    done = subprocess.run([sys.executable, "-c", source], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == ""
 
 
 def test_a_misspelt_command_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

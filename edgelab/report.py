@@ -1,0 +1,365 @@
+"""One report for one model file: what `edgelab measure` and `edgelab macs` gather in a child process and print.
+
+Nothing is measured here: accuracy, sizes, work, energy, memory and latency each have a module that does it.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from edgelab import _fitting, artifact, data, isolated, labels
+from edgelab.artifact import Artifact, ImageShape
+from edgelab.errors import EdgelabError
+
+if TYPE_CHECKING:
+    from edgelab.layers import LayerTable
+
+MODELS = ("plain_cnn", "resnet8", "ds_cnn")
+OPEN_SIZE = (32, 32)
+WIDTH = 120
+Result = TypeVar("Result")
+
+
+@dataclass
+class Report:
+    """What was measured of one file; None where it could not be. `KEYS` names the fields that the JSON form has.
+
+    `accuracy_ci95` is the 95 % Wilson interval (low, high); `relative_energy` has no unit; `energy_uj` is an estimate.
+    `told` says in words what there is to say beyond the numbers, and `notes` what a reader should know.
+    """
+
+    file: str
+    runtime: str
+    accuracy: float | None = None
+    accuracy_ci95: Sequence[float] | None = None
+    n_images: int | None = None
+    bytes: int = 0
+    gzip_bytes: int = 0
+    parameters: int | None = None
+    nonzero_parameters: int | None = None
+    macs: int | None = None
+    effective_macs: int | None = None
+    relative_energy: float | None = None
+    energy_uj: float | None = None
+    ram_bytes: int | None = None
+    latency_ms: float | None = None
+    data: str | None = None
+    data_fingerprint: str | None = None
+    explain: dict[str, str] | None = None
+    told: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The measurements by their names, in order; `explain` only where it was asked for."""
+        return {key: getattr(self, key) for key in (KEYS if self.explain is None else (*KEYS, "explain"))}
+
+
+KEYS = tuple(Report.__dataclass_fields__)[:17]
+
+
+def measure(
+    path: Path | str,
+    name_or_path: str | None = None,
+    *,
+    limit: int | None = None,
+    threads: int = 1,
+    pixels: str = "auto",
+    explain: bool = False,
+) -> Report:
+    """The report on the model file at `path`, gathered in a child process.
+
+    The images are the test split of `name_or_path`, a data set's name, an image folder or an archive; all of it where
+    it is not split. Where nothing is named, data sets on this machine are tried (`_fitting.at_hand`), and without any
+    the accuracy stays None. `limit` takes a fixed sample of so many images (`data.stratified_sample`). `threads` is how
+    many the runtime may use. `pixels` is what a float input is fed (`artifact.PIXELS`), "auto" finds out by trying.
+    `explain` adds why the file is as slow or as large as it is.
+    Raises EdgelabError, one line, for whatever is wrong with the file, the data or both together.
+    """
+    _check_file(path)
+    if limit is not None and limit < 1:
+        raise EdgelabError(f"expected a limit of one image or more, got {limit}")
+    if threads < 1:
+        raise EdgelabError(f"expected one thread or more, got {threads}")
+    if pixels not in ("auto", *artifact.PIXELS):
+        raise EdgelabError(f"expected pixels auto, {', '.join(artifact.PIXELS)}, got {pixels!r}")
+    with isolated.Worker() as worker:
+        found = worker.call("edgelab.report:gather", path, name_or_path, limit, threads, pixels, explain)
+    report = Report(**found)
+    _add_arena(report)
+    return report
+
+
+def macs(path_or_model: str, image_size: tuple[int, int, int] | None = None) -> LayerTable:
+    """The layer table of a model file, counted in a child process, or of a network of the course by name.
+
+    `image_size` is (height, width, channels); needed only where the file leaves it open.
+    Raises EdgelabError, one line, for a missing or damaged file, an unknown name, or a size that does not fit.
+    """
+    from edgelab.layers import Layer, LayerTable, layer_table
+
+    if path_or_model in MODELS:
+        from edgelab.pytorch import models
+
+        height, width, channels = image_size or (32, 32, 3)
+        return layer_table(models.build(path_or_model), (channels, height, width))
+    if not Path(path_or_model).suffix:
+        raise EdgelabError(f"expected a .tflite or .onnx file or one of {', '.join(MODELS)}, got {path_or_model!r}")
+    _check_file(path_or_model)
+    with isolated.Worker() as worker:
+        found = worker.call("edgelab.report:count", path_or_model, image_size)
+    shapes = ("input_shape", "output_shape", "kernel", "stride")
+    rows = ({**row, **{name: tuple(row[name]) for name in shapes}} for row in found["layers"])
+    return LayerTable(tuple(Layer(**row) for row in rows), found["uncounted"])
+
+
+def _check_file(path: Path | str) -> None:
+    artifact.check_suffix(Path(path))
+    if not Path(path).is_file():
+        raise EdgelabError(f"there is no model file at {path}: check the path or make the file first")
+
+
+def count(path: str, image_size: Sequence[int] | None) -> dict[str, Any]:
+    """`macs` of a file, in this process."""
+    from edgelab.layers import layer_table
+
+    if image_size is not None:
+        wanted = artifact.load(path).image_shape()
+        if not all(want in (None, got) for want, got in zip(wanted[:3], image_size, strict=True)):
+            raise EdgelabError(f"{path} takes images of {_text(wanted[:3])}, got {_text(image_size)} as input")
+        height, width, channels = image_size
+        return asdict(layer_table(path, _own(ImageShape(height, width, channels, wanted.channels_last))))
+    try:
+        return asdict(layer_table(path))
+    except EdgelabError:
+        if None in artifact.load(path).image_shape()[:3]:
+            raise EdgelabError(
+                f"{path} leaves the size of its images open: give --input HEIGHTxWIDTHxCHANNELS"
+            ) from None
+        raise
+
+
+def _own(shape: ImageShape) -> tuple[int, int, int]:
+    """A shape without open sizes in the file's own order."""
+    height, width, channels = (size or 0 for size in shape[:3])
+    return (height, width, channels) if shape.channels_last else (channels, height, width)
+
+
+def gather(
+    path: str, name_or_path: str | None, limit: int | None, threads: int, pixels: str, explain: bool
+) -> dict[str, Any]:
+    """`measure` in this process, less the arena: the fields of a Report."""
+    from edgelab.measure import sizes
+
+    file = artifact.load(path, threads)
+    report = Report(path, file.runtime)
+    report.bytes, report.gzip_bytes = sizes(Path(path))
+    wanted = _image_shape(file, name_or_path is not None)
+    if wanted is None:
+        _add_work(report, None)
+        report.notes.append("the file takes no images: neither accuracy nor latency was measured")
+        isolated.limit(None)
+    else:
+        _add_run(report, file, wanted, name_or_path, limit, pixels)
+    _add_form(report, file)
+    if explain:
+        _add_explanation(report, file)
+    return asdict(report)
+
+
+def _image_shape(file: Artifact, must_be: bool) -> ImageShape | None:
+    """The shape of the images the file takes; None where it takes none and no images are given."""
+    try:
+        return file.image_shape()
+    except EdgelabError:
+        if must_be:
+            raise
+        return None
+
+
+def _add_run(
+    report: Report, file: Artifact, wanted: ImageShape, name: str | None, limit: int | None, pixels: str
+) -> None:
+    """Everything that takes images. Until the first inference has succeeded, `isolated` limits time and memory."""
+    found = None
+    if name and None in wanted[:2]:
+        isolated.limit(None)
+        found = _fitting.find(name, file, wanted[:2])
+        isolated.limit(isolated.SECONDS)
+    height, width = found[0].test.images.shape[1:3] if found else OPEN_SIZE
+    shape = wanted._replace(height=wanted.height or height, width=wanted.width or width, channels=wanted.channels or 3)
+    if shape != wanted and not found:
+        report.notes.append(f"the file leaves the size of its images open: {_text(shape[:2])} was taken")
+    _add_work(report, shape)
+    image = np.full((1, *(size or 0 for size in shape[:3])), 128, np.uint8)
+    model = _fitting.Model(file, shape, file.predict(image).shape[1], labels.read(file.path))
+    isolated.limit(None)
+    if name and not found:
+        found = _fitting.find(name, file, shape[:2])
+    images = _fitting.given(model, found[0], limit) if found else _fitting.at_hand(model, limit, pixels)
+    report.notes += found[1] if found else []
+    if images is None:
+        report.notes.append("no data was named, and none at hand fits: give --data NAME or PATH for the accuracy")
+    else:
+        _add_accuracy(report, model, images, pixels)
+    _add_latency(report, file, image)
+
+
+def _add_accuracy(report: Report, model: _fitting.Model, images: _fitting.Images, pixels: str) -> None:
+    from edgelab.measure import accuracy
+
+    fed = _fitting.feed(model, images, pixels)
+    score = accuracy(replace(model.file, pixels=fed.pixels), images.test)
+    report.accuracy, report.accuracy_ci95, report.n_images = score.value, (score.low, score.high), score.n
+    dataset = images.dataset
+    report.data, report.data_fingerprint = dataset.name, dataset.fingerprint
+    which = "test images" if len(dataset.train) else "images, not split"
+    part = "" if score.n == len(dataset.test) else f"a fixed sample of {score.n} of the "
+    report.told |= {"accuracy": str(score), "pixels": fed.why, "data": f"{part}{len(dataset.test)} {which}"}
+    report.notes += images.notes + data.find_problems(dataset)
+    if dataset.name == "cifar10-jpeg":
+        report.notes.append(
+            "so this is not the published accuracy of a network that was trained and measured on the official pixels"
+        )
+
+
+def _add_work(report: Report, shape: ImageShape | None) -> None:
+    """What follows from the graph. What cannot be counted of a file that runs is a note, no failure."""
+    from edgelab import energy, memory
+    from edgelab.layers import layer_table
+    from edgelab.measure import operand_energy
+
+    own = None if shape is None else _own(shape)
+    if table := _or_note(report, lambda: layer_table(report.file, own)):
+        report.parameters, report.nonzero_parameters = table.parameters, table.nonzero
+        report.macs, report.effective_macs = table.macs, table.effective_macs
+        report.relative_energy = round(operand_energy(table), 6)
+        report.told["uncounted"] = ", ".join(f"{kind} {n}" for kind, n in table.uncounted.items())
+        estimate = _or_note(report, lambda: energy.estimate(table).total_uj)
+        report.energy_uj = None if estimate is None else round(estimate, 6)
+    if peak := _or_note(report, lambda: memory.peak_activations(report.file, own)):
+        report.ram_bytes, report.told["ram"] = peak.bytes, peak.at
+
+
+def _or_note(report: Report, make: Callable[[], Result]) -> Result | None:
+    try:
+        return make()
+    except EdgelabError as error:
+        if str(error) not in report.notes:
+            report.notes.append(str(error))
+        return None
+
+
+def _add_latency(report: Report, file: Artifact, image: np.ndarray) -> None:
+    from edgelab.latency import measure_latency
+
+    if latency := _or_note(report, lambda: measure_latency(file, image)):
+        report.latency_ms, report.told["latency"] = round(latency.median_ms, 6), str(latency)
+
+
+def _add_explanation(report: Report, file: Artifact) -> None:
+    from edgelab import explain
+
+    speed = _or_note(report, lambda: explain.int8(file.path, threads=file.threads).verdict)
+    size = _or_note(report, lambda: explain.sparsity(file.path, threads=file.threads).verdict)
+    report.explain = {name: verdict for name, verdict in (("int8", speed), ("sparsity", size)) if verdict}
+
+
+def _add_form(report: Report, file: Artifact) -> None:
+    source, result = file.ports()
+    inputs, outputs = _text(source.shape[1:]), _text(result.shape[1:])
+    report.told["form"] = f"{source.dtype} input {inputs}, {result.dtype} output {outputs}"
+
+
+def _add_arena(report: Report) -> None:
+    """The arena of TensorFlow Lite Micro, for files it may take: a process of its own asks it."""
+    from edgelab import memory
+
+    if report.file.lower().endswith(".tflite"):
+        try:
+            report.told["arena"] = f"{memory.arena(report.file).bytes:,} bytes"
+        except EdgelabError as error:
+            report.told["arena"] = f"not known ({error})"
+
+
+def _text(sizes: Sequence[int | None]) -> str:
+    return "x".join("any" if size is None else str(size) for size in sizes)
+
+
+def in_words(report: Report) -> str:
+    """The report as lines to read."""
+    told = report.told
+    rows = [
+        ("accuracy", told.get("accuracy", "not measured")),
+        (
+            "data",
+            f"{report.data}, {told['data']}, fingerprint {str(report.data_fingerprint)[:12]}" if report.data else "",
+        ),
+        ("pixels", told.get("pixels", "")),
+        ("size", f"{report.bytes:,} bytes, {report.gzip_bytes:,} with gzip"),
+        *_work_rows(report),
+        ("latency", told.get("latency", "not measured")),
+        *(report.explain or {}).items(),
+        *[("note", note) for note in report.notes],
+    ]
+    head = f"{report.file}: {told['form']}, run by {report.runtime}"
+    return "\n".join([head, "", *(_row(name, text) for name, text in rows if text)])
+
+
+def _row(name: str, text: str) -> str:
+    return textwrap.fill(f"{name:<12}{text}", WIDTH, subsequent_indent=" " * 12, break_long_words=False)
+
+
+def _work_rows(report: Report) -> list[tuple[str, str]]:
+    told, rows = report.told, []
+    if report.macs is not None:
+        rows = [
+            ("parameters", f"{report.parameters:,}, of which {report.nonzero_parameters:,} are not zero"),
+            ("MACs", f"{report.macs:,} an image, of which {report.effective_macs:,} are on weights that are not zero"),
+            ("not counted", told["uncounted"]),
+            ("energy", f"{report.relative_energy:.2f} relative: a rule of thumb without unit, to compare networks"),
+        ]
+    if report.energy_uj is not None:
+        rows.append(("", f"{report.energy_uj:.3g} uJ an image: an ESTIMATE for a generic 45 nm chip, no measurement"))
+    if report.ram_bytes is not None:
+        rows.append(("RAM", f"{report.ram_bytes:,} bytes of activations at the peak, at {told['ram']}"))
+    if "arena" in told:
+        rows.append(("", f"{told['arena']}: arena of TensorFlow Lite Micro"))
+    return rows
+
+
+def table_in_words(table: LayerTable) -> str:
+    """A layer table as aligned columns with its totals."""
+    head = ("layer", "kind", "input", "output", "kernel", "parameters", "MACs")
+    rows = [
+        (
+            _short(row.name),
+            row.kind,
+            _text(row.input_shape),
+            _text(row.output_shape),
+            _text(row.kernel),
+            f"{row.parameters:,}" if row.parameters else "",
+            f"{row.macs:,}" if row.macs else "",
+        )
+        for row in table.layers
+    ]
+    total = ("total", "", "", "", "", f"{table.parameters:,}", f"{table.macs:,}")
+    widths = [max(map(len, column)) for column in zip(head, *rows, total, strict=True)]
+    lines = []
+    for row in (head, *rows, total):
+        cells = [
+            f"{cell:>{w}}" if i > 4 else f"{cell:<{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    if table.uncounted:
+        lines += ["", "not counted: " + ", ".join(f"{kind} {n}" for kind, n in table.uncounted.items())]
+    return "\n".join(lines)
+
+
+def _short(name: str, most: int = 30) -> str:
+    return name if len(name) <= most else f"...{name[3 - most :]}"
