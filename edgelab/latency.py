@@ -38,8 +38,8 @@ class Latency:
 
     def __str__(self) -> str:
         """Such as "0.371 ms (half of 2641 runs 0.369 to 0.372, 95 % below 0.403), ai-edge-litert 2.3.0, ..."."""
-        spread = f"half of {self.repetitions} runs {self.low_ms:.3g} to {self.high_ms:.3g}"
-        return f"{self.median_ms:.3g} ms ({spread}, 95 % below {self.p95_ms:.3g}), {self.on}"
+        spread = f"half of {self.repetitions} runs {three(self.low_ms)} to {three(self.high_ms)}"
+        return f"{three(self.median_ms)} ms ({spread}, 95 % below {three(self.p95_ms)}), {self.on}"
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,17 @@ class Ratio:
         """
         first, second = self.names
         here = self.first.on if self.first.on == self.second.on else f"{self.first.on}, against {self.second.on}"
-        interval = f"95 % interval {self.low:.3g} to {self.high:.3g}"
-        times = f"{self.first.median_ms:.3g} against {self.second.median_ms:.3g} ms"
-        seen = f"takes {self.value:.3g} times as long as {second}"
+        interval = f"95 % interval {three(self.low)} to {three(self.high)}"
+        times = f"{three(self.first.median_ms)} against {three(self.second.median_ms)} ms"
+        seen = f"takes {three(self.value)} times as long as {second}"
         if self.direction == "no different":
-            seen = f"takes as long as {second}, as far as can be seen: {self.value:.3g} times"
+            seen = f"takes as long as {second}, as far as can be seen: {three(self.value)} times"
         return f"{first} {seen} ({interval}; {times}), {here}"
+
+
+def three(value: float) -> str:
+    """A number with three significant digits, such as 1.00, 0.0371 or 12,345."""
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
 def measure_latency(artifact: Artifact, image: np.ndarray) -> Latency:
@@ -81,7 +86,9 @@ def measure_latency(artifact: Artifact, image: np.ndarray) -> Latency:
     Raises EdgelabError where the image does not fit the file.
     """
     prepared = artifact.prepare(image)
-    return _latency(interleaved([prepared.call], SECONDS, REPETITIONS)[:, 0], _conditions(artifact, len(prepared.inputs)))
+    return _latency(
+        interleaved([prepared.call], SECONDS, REPETITIONS)[:, 0], _conditions(artifact, len(prepared.inputs))
+    )
 
 
 def compare_latency(a: Artifact, b: Artifact, image: np.ndarray) -> Ratio:

@@ -1,258 +1,176 @@
-"""Model files of a few kilobytes, made without a framework: the outputs are the means of the channels of an image.
-
-So the file is right about `pictures` whatever range its input is fed, and its logits are known in advance. Also what
-the child processes of the tests run: `gather_quickly` and worse.
-"""
+"""Small model files made by hand, without a framework: one convolution, a pooling, one fully connected layer."""
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-TYPES = {"float32": "f4", "float16": "f2", "int8": "i1", "uint8": "u1"}
-QUANTIZED = {"int8": (1 / 128, 0), "uint8": (1 / 128, 128)}
-CLASSES = ("blue", "green", "red")
-CHANNELS = (2, 1, 0)  # the channel that is brightest in an image of each class
+IMAGE = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
 
 
-def pictures(n: int, size: tuple[int, int] = (8, 8)) -> tuple[np.ndarray, np.ndarray]:
-    """`n` noisy images, and the number of the channel that is brightest in each: 0, 1, 2, 0, 1, ..."""
-    labels = np.arange(n) % 3
-    images = np.random.default_rng(n).integers(0, 120, (n, *size, 3), dtype=np.uint8)
-    images[np.arange(n), :, :, labels] += 100
-    return images, labels
+def _weights(pruned: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Convolution (8, 3, 3, 3), outputs first and inputs last, and dense layer (4, 8), without zeros unless `pruned`.
 
-
-def picture_folder(folder: Path, n: int = 6, size: tuple[int, int] = (8, 8)) -> Path:
-    """`pictures` as red/, green/ and blue/: in the order of their names, these are the channels 2, 1, 0."""
-    from PIL import Image
-
-    for i, (image, label) in enumerate(zip(*pictures(n, size), strict=True)):
-        path = folder / CLASSES[2 - label] / f"{i:04}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
-    return folder
-
-
-def onnx_file(
-    path: Path,
-    dtype: str = "float32",
-    layout: str = "NCHW",
-    sizes: tuple[int | str, ...] = ("n", 8, 8, 3),
-    gain: np.ndarray | None = None,
-    properties: dict[str, str] | None = None,
-) -> Path:
-    """A file for images of `sizes` (batch, height, width, channels) in `layout`; integer ones are scaled.
-
-    `gain` (3, 3) mixes the channels; `properties` are metadata.
+    Then filter 2, input channel 1 and the last three of every four dense weights are zero.
     """
+    rng = np.random.default_rng(1)
+    conv, dense = (rng.uniform(0.05, 0.3, size) * rng.choice([-1, 1], size) for size in ((8, 3, 3, 3), (4, 8)))
+    if pruned:
+        conv[2], conv[..., 1] = 0, 0
+        dense.reshape(4, 2, 4)[..., 1:] = 0
+    return conv.astype(np.float32), dense.astype(np.float32)
+
+
+def onnx_file(path: Path, quantized: bool, pruned: bool = False, size: int | str = 32) -> Path:
+    """An .onnx file; int8 with quantization inside where `quantized`."""
     from onnx import TensorProto, helper, numpy_helper, save
 
-    order = (0, 1, 2, 3) if layout == "NHWC" else (0, 3, 1, 2)
-    channels = sizes[3] if isinstance(sizes[3], int) else 3
-    weight = (np.eye(3, channels) if gain is None else gain).astype(np.float32)
-    constants = [
-        numpy_helper.from_array(weight[:, :, None, None], "w"),
-        numpy_helper.from_array(np.array([2, 3]), "axes"),
+    conv, dense = _weights(pruned)
+    constants = {"w": np.ascontiguousarray(np.moveaxis(conv, -1, 1)), "v": dense, "c": np.ones(4, np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["images", "w"], ["a"], name="conv", strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"], name="relu"),
+        helper.make_node("GlobalAveragePool", ["b"], ["p"], name="pool"),
+        helper.make_node("Flatten", ["p"], ["f"], name="flatten"),
+        helper.make_node("Gemm", ["f", "v", "c"], ["logits"], name="dense", transB=1),
     ]
-    nodes, name = [], "images"
-    if dtype in QUANTIZED:
-        scale, zero = QUANTIZED[dtype]
-        constants += [
-            numpy_helper.from_array(np.float32(scale), "scale"),
-            numpy_helper.from_array(np.array(zero, TYPES[dtype]), "zero"),
-        ]
-        nodes.append(helper.make_node("DequantizeLinear", [name, "scale", "zero"], ["values"]))
-    else:
-        nodes.append(helper.make_node("Cast", [name], ["values"], to=TensorProto.FLOAT))
-    name = "values"
-    if layout == "NHWC":
-        nodes.append(helper.make_node("Transpose", [name], ["turned"], perm=[0, 3, 1, 2]))
-        name = "turned"
-    nodes.append(helper.make_node("Conv", [name, "w"], ["c"]))
-    nodes.append(helper.make_node("ReduceMean", ["c", "axes"], ["means"], keepdims=0))
-    kind = getattr(TensorProto, {"float32": "FLOAT"}.get(dtype, dtype.upper()))
-    if dtype in QUANTIZED:
-        nodes.append(helper.make_node("QuantizeLinear", ["means", "scale", "zero"], ["logits"]))
-    else:
-        nodes.append(helper.make_node("Cast", ["means"], ["logits"], to=kind))
-    shape = [sizes[axis] for axis in order]
-    ports = [helper.make_tensor_value_info(n, kind, s) for n, s in (("images", shape), ("logits", [sizes[0], 3]))]
-    graph = helper.make_graph(nodes, "means", ports[:1], ports[1:], constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    helper.set_model_props(model, properties or {})
-    save(model, path)
+    sizes = {"images": ["n", 3, size, size], "logits": ["n", 4]}
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in sizes.items()]
+    stored = [numpy_helper.from_array(values, name) for name, values in constants.items()]
+    graph = helper.make_graph(nodes, "small", ports[:1], ports[1:], stored)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    if quantized:
+        _quantize(path)
     return path
 
 
-class _Graph:
-    """A .tflite file in the making."""
+def _quantize(path: Path) -> None:
+    """Rewrite the .onnx file at `path` with 8-bit weights and activations."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    left = [{"images": (IMAGE.transpose(0, 3, 1, 2) / np.float32(128) - 1).astype(np.float32)}]
+
+    class Reader(CalibrationDataReader):
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return left.pop() if left else None
+
+    types = {"weight_type": QuantType.QInt8, "activation_type": QuantType.QUInt8, "quant_format": QuantFormat.QDQ}
+    quantize_static(path, path, Reader(), per_channel=True, reduce_range=True, **types)
+
+
+class _Builder:
+    """A .tflite file, tensor by tensor."""
 
     def __init__(self) -> None:
         from ai_edge_litert import schema_py_generated as schema
 
         self.schema: Any = schema
-        self.model, self.part = schema.ModelT(), schema.SubGraphT()
-        self.model.version, self.model.subgraphs = 3, [self.part]
-        self.model.operatorCodes, self.model.buffers = [], [schema.BufferT()]
-        self.part.tensors, self.part.operators = [], []
+        self.model, self.graph = schema.ModelT(), schema.SubGraphT()
+        self.model.version, self.model.subgraphs, self.model.operatorCodes = 3, [self.graph], []
+        self.model.buffers, self.graph.tensors, self.graph.operators = [schema.BufferT()], [], []
 
     def tensor(
-        self,
-        kind: str,
-        shape: tuple[int, ...],
-        signature: tuple[int, ...] | None = None,
-        data: np.ndarray | None = None,
-        scale: tuple[float, int] | None = None,
+        self, shape: tuple[int, ...], dtype: str, values: np.ndarray | None = None, scale: Any = None, axis: int = 0
     ) -> int:
-        """The number of a new tensor."""
         tensor = self.schema.TensorT()
-        tensor.name = f"t{len(self.part.tensors)}".encode()
-        tensor.shape, tensor.type = np.array(shape, np.int32), getattr(self.schema.TensorType, kind.upper())
-        tensor.shapeSignature = None if signature is None else np.array(signature, np.int32)
-        if data is not None:
+        tensor.name, tensor.shape = f"t{len(self.graph.tensors)}".encode(), np.array(shape, np.int32)
+        tensor.type = getattr(self.schema.TensorType, dtype)
+        if values is not None:
             buffer = self.schema.BufferT()
-            buffer.data = np.frombuffer(data.tobytes(), np.uint8)
+            buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
             tensor.buffer = len(self.model.buffers)
             self.model.buffers.append(buffer)
-        if scale:
-            tensor.quantization = self.schema.QuantizationParametersT()
-            tensor.quantization.scale = np.array(scale[:1], np.float32)
-            tensor.quantization.zeroPoint = np.array(scale[1:], np.int64)
-        self.part.tensors.append(tensor)
-        return len(self.part.tensors) - 1
+        if scale is not None:
+            quantization = self.schema.QuantizationParametersT()
+            quantization.scale = np.atleast_1d(np.float32(scale))
+            quantization.zeroPoint = np.zeros(len(quantization.scale), np.int64)
+            quantization.quantizedDimension, tensor.quantization = axis, quantization
+        self.graph.tensors.append(tensor)
+        return len(self.graph.tensors) - 1
 
-    def operator(self, name: str, inputs: list[int], output: int, **options: Any) -> int:
-        """Append an operator and return its output."""
+    def operator(self, kind: str, inputs: list[int], outputs: list[int], options: Any = None, version: int = 1) -> None:
         code, op = self.schema.OperatorCodeT(), self.schema.OperatorT()
-        code.builtinCode = code.deprecatedBuiltinCode = getattr(self.schema.BuiltinOperator, name)
-        op.opcodeIndex, op.inputs, op.outputs = len(self.model.operatorCodes), np.int32(inputs), np.int32([output])
-        kind = {"CONV_2D": "Conv2D", "AVERAGE_POOL_2D": "Pool2D"}.get(name, name.title()) + "Options"
-        op.builtinOptionsType = getattr(self.schema.BuiltinOptions, kind)
-        op.builtinOptions = getattr(self.schema, f"{kind}T")()
-        for key, value in options.items():
-            setattr(op.builtinOptions, key, value)
+        code.builtinCode = code.deprecatedBuiltinCode = getattr(self.schema.BuiltinOperator, kind)
+        code.version, op.opcodeIndex = version, len(self.model.operatorCodes)
         self.model.operatorCodes.append(code)
-        self.part.operators.append(op)
-        return output
+        op.inputs, op.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
+        if options is not None:
+            op.builtinOptionsType = getattr(self.schema.BuiltinOptions, type(options).__name__[:-1])
+            op.builtinOptions = options
+        self.graph.operators.append(op)
 
-    def write(self, path: Path, source: int, result: int) -> Path:
-        """The file with one input and one output."""
-        import flatbuffers
+    def save(self, path: Path, inputs: list[int], outputs: list[int]) -> Path:
+        from edgelab.explain._litert import pack
 
-        self.part.inputs, self.part.outputs = np.int32([source]), np.int32([result])
-        builder = flatbuffers.Builder(1024)
-        builder.Finish(self.model.Pack(builder), b"TFL3")
-        path.write_bytes(bytes(builder.Output()))
+        self.graph.inputs, self.graph.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
+        path.write_bytes(pack(self.model))
         return path
 
 
-def tflite_file(path: Path, dtype: str = "float32", layout: str = "NHWC", batch: int | None = None) -> Path:
-    """A file for 8x8 images in `layout`, of any batch or a fixed one; integer inputs and outputs are scaled."""
-    graph, n, open_ = _Graph(), batch or 1, batch is None
-    scale = QUANTIZED.get(dtype)
-    inner = dtype if scale else "float32"
-
-    def value(kind: str, *sizes: int) -> int:
-        return graph.tensor(kind, (n, *sizes), (-1, *sizes) if open_ else None, None, scale)
-
-    source = x = value(dtype, *((8, 8, 3) if layout == "NHWC" else (3, 8, 8)))
-    if dtype == "float16":
-        kinds = {"inDataType": graph.schema.TensorType.FLOAT16, "outDataType": graph.schema.TensorType.FLOAT32}
-        x = graph.operator("CAST", [x], value(inner, *((8, 8, 3) if layout == "NHWC" else (3, 8, 8))), **kinds)
-    if layout == "NCHW":
-        x = graph.operator(
-            "TRANSPOSE", [x, graph.tensor("int32", (4,), data=np.int32([0, 2, 3, 1]))], value(inner, 8, 8, 3)
-        )
-    eye = np.eye(3).reshape(3, 1, 1, 3)
-    middle = 128 if dtype == "uint8" else 0
-    stored = (127 * eye + middle).astype(TYPES[dtype]) if scale else eye.astype(np.float32)
-    weight = graph.tensor(inner, (3, 1, 1, 3), data=stored, scale=(1 / 127, middle) if scale else None)
-    bias_type = "int32" if scale else "float32"
-    bias_scale = (scale[0] / 127, 0) if scale else None
-    bias = graph.tensor(bias_type, (3,), data=np.zeros(3, bias_type), scale=bias_scale)
-    x = graph.operator("CONV_2D", [x, weight, bias], value(inner, 8, 8, 3), strideH=1, strideW=1)
-    pool = {"filterHeight": 8, "filterWidth": 8, "strideH": 8, "strideW": 8, "padding": graph.schema.Padding.VALID}
-    x = graph.operator("AVERAGE_POOL_2D", [x], value(inner, 1, 1, 3), **pool)
-    x = graph.operator("RESHAPE", [x, graph.tensor("int32", (2,), data=np.int32([-1, 3]))], value(inner, 3))
-    if dtype == "float16":
-        kinds = {"inDataType": graph.schema.TensorType.FLOAT32, "outDataType": graph.schema.TensorType.FLOAT16}
-        x = graph.operator("CAST", [x], value(dtype, 3), **kinds)
-    return graph.write(path, source, x)
-
-
-def gather_quickly(*arguments: Any) -> dict[str, Any]:
-    """`report.gather` that times a few runs only."""
-    from edgelab import latency, report
-
-    latency.SECONDS, latency.REPETITIONS = 0.001, 3
-    return report.gather(*arguments)
+def tflite_file(path: Path, quantized: bool, pruned: bool = False) -> Path:
+    """A .tflite file; int8 in and out, weights per output channel, where `quantized`."""
+    b = _Builder()
+    s = b.schema
+    conv, dense = _weights(pruned)
+    kind, scales = ("INT8", (1 / 128, 0.02, 0.02, 0.02)) if quantized else ("FLOAT32", (None,) * 4)
+    images = b.tensor((1, 32, 32, 3), kind, scale=scales[0])
+    features = b.tensor((1, 16, 16, 8), kind, scale=scales[1])
+    pooled = b.tensor((1, 1, 1, 8), kind, scale=scales[2])
+    flat = b.tensor((1, 8), kind, scale=scales[2])
+    logits = b.tensor((1, 4), kind, scale=scales[3])
+    ends = []
+    for values, before in ((conv, scales[0]), (dense, scales[2])):
+        bias = np.full(len(values), 0.5)
+        if quantized:
+            scale = np.maximum(np.abs(values).reshape(len(values), -1).max(1), 0.01) / 127
+            stored = np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1))).astype(np.int8)
+            bias = np.rint(bias / (scale * before)).astype(np.int32)
+            ends.append(b.tensor(values.shape, "INT8", stored, scale))
+            ends.append(b.tensor(bias.shape, "INT32", bias, scale * before))
+        else:
+            ends.append(b.tensor(values.shape, "FLOAT32", values))
+            ends.append(b.tensor(bias.shape, "FLOAT32", bias.astype(np.float32)))
+    options = s.Conv2DOptionsT()
+    options.strideH = options.strideW = 2
+    options.fusedActivationFunction = s.ActivationFunctionType.RELU
+    pool = s.Pool2DOptionsT()
+    pool.padding, pool.strideH, pool.strideW, pool.filterHeight, pool.filterWidth = s.Padding.VALID, 16, 16, 16, 16
+    b.operator("CONV_2D", [images, *ends[:2]], [features], options, 3)
+    b.operator("AVERAGE_POOL_2D", [features], [pooled], pool, 2)
+    shape = b.tensor((2,), "INT32", np.array([1, 8], np.int32))
+    b.operator("RESHAPE", [pooled, shape], [flat], s.ReshapeOptionsT())
+    b.operator("FULLY_CONNECTED", [flat, *ends[2:]], [logits], s.FullyConnectedOptionsT(), 5)
+    return b.save(path, [images], [logits])
 
 
-def crash(path: str, number: int) -> None:
-    """End as a runtime in C++ does."""
-    os.kill(os.getpid(), number)
-
-
-def leave(path: str, status: int) -> None:
-    """End as a library does that calls exit."""
-    os._exit(status)
-
-
-def sleep(path: str, seconds: float, limits: list[float | None]) -> str:
-    """Set time limits one after the other, then take so many seconds."""
-    from edgelab import isolated
-
-    for limit in limits:
-        isolated.limit(limit)
-    time.sleep(seconds)
-    return "awake"
-
-
-def spin(path: str) -> None:
-    """Never end."""
-    while True:
-        pass
-
-
-def echo(path: str, value: Any) -> list[Any]:
-    """The arguments."""
-    return [path, value]
-
-
-def fail(path: str, how: str) -> None:
-    """Raise."""
-    from edgelab.errors import EdgelabError
-
-    if how == "edgelab":
-        raise EdgelabError("expected this")
-    if how == "os":
-        raise FileNotFoundError(2, "No such file or directory", "nowhere")
-    raise ZeroDivisionError("division by zero\nand more")
-
-
-def allocate(path: str, size: int, is_unlimited: bool) -> int:
-    """Ask for so many bytes, without touching them; first lift the limits if told so."""
-    from edgelab import isolated
-
-    if is_unlimited:
-        isolated.limit(None)
-    return int(np.empty(size, np.uint8).size)
-
-
-def shout(path: str) -> None:
-    """Write wherever one can write to."""
-    import logging
-    import sys
-    import warnings
-
-    print("printed")
-    os.write(1, b"from C to stdout\n")
-    os.write(2, b"from C to stderr\n")
-    warnings.warn("a warning", stacklevel=1)
-    logging.warning("a log")
-    print("a notice", file=sys.stderr)
+def sparse_tflite_file(path: Path) -> tuple[Path, np.ndarray]:
+    """A float32 .tflite file of one fully connected layer whose weights are stored as CSR, and the weights."""
+    b = _Builder()
+    s = b.schema
+    dense = np.zeros((4, 8), np.float32)
+    dense[[0, 0, 1, 3, 3, 3], [1, 5, 2, 0, 4, 7]] = np.arange(1, 7)
+    images, flat, logits = (b.tensor(shape, "FLOAT32") for shape in ((1, 1, 1, 8), (1, 8), (1, 4)))
+    packed = b.tensor((4, 8), "FLOAT32", dense[dense != 0])
+    rows, columns, segments, indices = (
+        s.DimensionMetadataT(),
+        s.DimensionMetadataT(),
+        s.Int32VectorT(),
+        s.Int32VectorT(),
+    )
+    rows.format, rows.denseSize = s.DimensionType.DENSE, 4
+    segments.values = np.concatenate([[0], np.cumsum((dense != 0).sum(1))]).astype(np.int32)
+    indices.values = np.nonzero(dense)[1].astype(np.int32)
+    columns.format = s.DimensionType.SPARSE_CSR
+    columns.arraySegmentsType = columns.arrayIndicesType = s.SparseIndexVector.Int32Vector
+    columns.arraySegments, columns.arrayIndices = segments, indices
+    sparsity = s.SparsityParametersT()
+    sparsity.traversalOrder, sparsity.dimMetadata = np.array([0, 1], np.int32), [rows, columns]
+    b.graph.tensors[packed].sparsity = sparsity
+    unpacked, bias = b.tensor((4, 8), "FLOAT32"), b.tensor((4,), "FLOAT32", np.ones(4, np.float32))
+    shape = b.tensor((2,), "INT32", np.array([1, 8], np.int32))
+    b.operator("DENSIFY", [packed], [unpacked])
+    b.operator("RESHAPE", [images, shape], [flat], s.ReshapeOptionsT())
+    b.operator("FULLY_CONNECTED", [flat, unpacked, bias], [logits], s.FullyConnectedOptionsT())
+    return b.save(path, [images], [logits]), dense

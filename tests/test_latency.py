@@ -151,7 +151,7 @@ def test_the_conditions_are_named(clock: Clock, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(provenance, "_name_and_flags", lambda: ("Chip", {"avx2"}))
     seen = latency.measure_latency(File("a.onnx", clock, lambda _: 2.0, batch=4), IMAGE)
     assert seen.on == "runtime 1, 1 thread, batch 4, Chip (avx2, no VNNI)"
-    assert str(seen) == f"2 ms (half of 500 runs 2 to 2, 95 % below 2), {seen.on}"
+    assert str(seen) == f"2.00 ms (half of 500 runs 2.00 to 2.00, 95 % below 2.00), {seen.on}"
     several = File("a.onnx", clock, lambda _: 2.0)
     several.threads = 2
     assert "runtime 1, 2 threads, batch 1, " in latency.measure_latency(several, IMAGE).on
@@ -165,9 +165,9 @@ def test_the_conditions_are_named(clock: Clock, monkeypatch: pytest.MonkeyPatch)
             1.22,
             1.31,
             "slower",
-            "a takes 1.26 times as long as b (95 % interval 1.22 to 1.31; 0.2 against 0.2 ms)",
+            "a takes 1.26 times as long as b (95 % interval 1.22 to 1.31; 0.200 against 0.200 ms)",
         ),
-        (0.78, 0.77, 0.8, "faster", "a takes 0.78 times as long as b (95 % interval 0.77 to 0.8; "),
+        (0.78, 0.77, 0.8, "faster", "a takes 0.780 times as long as b (95 % interval 0.770 to 0.800; "),
         (1.01, 0.99, 1.02, "no different", "a takes as long as b, as far as can be seen: 1.01 times (95 % interval "),
     ],
 )
@@ -179,6 +179,14 @@ def test_the_sentence_says_what_the_interval_allows(
     assert ratio.sentence().startswith(words) and ratio.sentence().endswith(f"), {ON.on}")
     other = Latency(0.2, 0.1, 0.3, 0.4, 50, "runtime 2")
     assert Ratio(value, low, high, ON, other, ("a", "b")).sentence().endswith(f"{ON.on}, against runtime 2")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.03706, "0.0371"), (0.9996, "1.00"), (1.264, "1.26"), (99.94, "99.9"), (99.96, "100"), (12345.6, "12,346")],
+)
+def test_three_digits(value: float, text: str) -> None:
+    assert latency.three(value) == text
 
 
 def _convolutions(path: Path, count: int) -> artifact.Artifact:
