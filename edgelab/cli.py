@@ -124,7 +124,8 @@ def measure_command(
 
         found = report.measure(file, data, limit=limit, threads=threads, pixels=pixels, explain=explain)
         if as_json:
-            for note in found.notes:
+            fed = [f"pixels {found.told['pixels']}"] if "pixels" in found.told else []
+            for note in [*fed, *found.notes]:
                 typer.echo(f"edgelab: {note}", err=True)
         typer.echo(json.dumps(found.as_json(), indent=2) if as_json else report.in_words(found))
 

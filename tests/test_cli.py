@@ -22,6 +22,7 @@ from edgelab import cli, course, report
 from edgelab.errors import EdgelabError
 
 FRAMEWORKS = {"torch", "tensorflow", "keras", "tf_keras", "onnxruntime", "ai_edge_litert"}
+ROOT = Path(__file__).parents[1]
 HEAVY = FRAMEWORKS | {"matplotlib", "pandas", "sklearn", "papermill"}
 
 
@@ -154,8 +155,10 @@ def test_measure_prints_one_json_object_and_nothing_else(tmp_path: Path, folder:
     assert (done.returncode, found["n_images"], found["macs"], found["data"]) == (0, 3, 576, "large")
     low, high = found["accuracy_ci95"]
     assert low < found["accuracy"] < high
-    notes = ["edgelab: images resized to 8x8 (squeezed, not cropped), which the file takes"]
-    assert done.stderr.splitlines() == notes
+    assert done.stderr.splitlines() == [
+        "edgelab: pixels -1..1 (centred), for the int8 input has scale 0.0078125 and zero point 0",
+        "edgelab: images resized to 8x8 (squeezed, not cropped), which the file takes",
+    ]
 
 
 def test_measure_explains_when_asked(tmp_path: Path, folder: Path) -> None:
@@ -305,6 +308,19 @@ report.count({str(path)!r}, None)
 print(*sorted({FRAMEWORKS - {"ai_edge_litert"}} & set(sys.modules)))"""
     done = subprocess.run([sys.executable, "-c", source], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/how_to.md"])
+def test_the_pages_show_commands_and_options_that_exist(page: str) -> None:
+    from typer.main import get_command
+
+    commands = get_command(cli.app).commands
+    known = {name: {o for p in c.params for o in p.opts} for name, c in commands.items()}
+    lines = re.findall(r"^.*\.venv/bin/edgelab ([a-z].*)$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    shown = [line.partition("#")[0].split() for line in lines]
+    assert {"run", "measure", "macs"} <= {words[0] for words in shown} <= set(known)
+    unknown = [(w[0], o) for w in shown for o in w if o.startswith("-") and o not in known[w[0]]]
+    assert unknown == []
 
 
 def test_a_misspelt_command_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
