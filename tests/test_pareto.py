@@ -123,6 +123,12 @@ def test_the_table_names_a_dominating_file_for_every_cost() -> None:
     assert last == ["6", "ds_cnn", "pytorch", "86.10 (85.10 to 86.90)", "390", "6"], "on every front, its RAM unknown"
 
 
+def test_dominating_files_are_numbered_as_in_the_whole_table() -> None:
+    late = THREE.assign(ram_bytes=pd.array([None, None, None, 5000, 6000, 4000], dtype="Int64"))
+    text = Outline(plots.pareto(late, "ram_bytes").table.html).text
+    assert [cell for cell in text if "(RAM)" in cell] == ["6 (RAM)", "6 (RAM)"]
+
+
 def test_technique_and_seed_are_told_where_there_are_several() -> None:
     mixed = THREE.assign(technique=["baseline", "ptq_int8"] * 3, seed=[0, 0, 0, 0, 0, 7])
     figure = plots.pareto(mixed, "bytes")
@@ -171,13 +177,17 @@ def test_dominated_files_are_grey_and_crossed_out_and_the_front_is_a_step_line(d
     assert segment[:, 1].tolist() == pytest.approx([85.1, 86.9])
 
 
-def test_a_dominated_twin_lies_beneath_the_ring_that_surrounds_it(drawn: Callable[..., Any]) -> None:
+def test_a_dominated_twin_is_seen_within_the_ring_and_hides_nothing_of_the_front(drawn: Callable[..., Any]) -> None:
     (ax,) = drawn(THREE, "bytes").axes
     dot, ring = (ax.containers[i].lines[0] for i in (4, 5))
     assert dot.get_xdata() == ring.get_xdata() and ring.get_markersize() > 1.5 * dot.get_markersize()
     assert ring.get_markerfacecolor() == "none" and dot.get_markerfacecolor() == frontier.GREY
     crosses = [line for line in ax.lines if line.get_marker() == "x"]
-    assert all(cross.get_zorder() < point.lines[0].get_zorder() for cross in crosses for point in ax.containers)
+    points = [bars.lines[0] for bars in ax.containers]
+    order = [max(line.get_zorder() for line in lines) for lines in (crosses, [points[i] for i in (0, 1, 2, 4)])]
+    (step,) = [line for line in ax.lines if line.get_drawstyle() == "steps-post"]
+    assert order[0] < min(point.get_zorder() for point in points)
+    assert order[1] < step.get_zorder() < min(points[i].get_zorder() for i in (3, 5))
 
 
 def synthetic(seed: int) -> pd.DataFrame:
@@ -220,9 +230,10 @@ def test_numbers_and_ticks_of_twenty_files_do_not_touch(seed: int, drawn: Callab
 
 def test_equal_and_zero_costs_can_be_drawn(drawn: Callable[..., Any]) -> None:
     (ax,) = drawn(THREE.assign(macs=0), "macs").axes
-    assert ax.get_xscale() == "linear" and ax.get_xlim()[0] < 0 < ax.get_xlim()[1]
+    assert ax.get_xscale() == "linear" and ax.get_xlim()[0] < -0.1 < 0.05 < ax.get_xlim()[1]
     (ax,) = drawn(THREE.assign(energy_uj=7.0), "energy_uj").axes
     assert ax.get_xscale() == "linear" and [text.get_text() for text in ax.texts] == ["6"]
+    assert ax.get_xlim()[0] < 6 and ax.get_xlim()[1] > 7.2
     level = dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high"), 0.8)
     (ax,) = drawn(THREE.assign(energy_uj=7.0, **level), "energy_uj").axes
     assert [text.get_text() for text in ax.texts] == ["1, 2, 3, 4, 5, 6"]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from edgelab import plots
+from edgelab import boards, energy, plots
 from edgelab.errors import EdgelabError
 from edgelab.plots import _base, tradeoffs
 
@@ -231,3 +231,13 @@ def test_images_stand_under_their_labels_with_their_table() -> None:
     assert figure.alt == "Seven classes: " + ", ".join(f"class {i}" for i in range(7)) + "."
     assert figure.svg.count(b"<image") == 7
     assert {"class 6", "60"} <= set(Outline(figure.table.html).text)
+
+
+def test_energy_is_told_by_layer_and_memory_level() -> None:
+    spent = energy.estimate(boards.network_table("kws"))
+    figure = plots.energy_by_layer(spent)
+    assert "(compute: arithmetic; buffer: reads and writes of the buffer beside it; on chip: of" in figure.caption
+    assert "off chip" not in figure.caption and "static" not in figure.caption
+    outline = Outline(figure.table.html)
+    assert outline.text[1:6] == ["layer", "compute, uJ", "buffer, uJ", "on chip, uJ", "total, uJ"]
+    assert outline.tags().count("tr") == 1 + len(spent.by("layer"))

@@ -150,7 +150,7 @@ def _draw(ax: Axes, panel: Panel, rows: Sequence[Mapping[str, Any]], models: Seq
         _point(ax, cost, rows[index], models.index(rows[index]["model"]), index in panel.beaten)
     edge = [(spent[index], 100 * rows[index]["accuracy"]) for index in panel.front]
     edge.append((max(spent.values()), edge[-1][1]))
-    ax.plot(*zip(*edge, strict=True), drawstyle="steps-post", color=LINE, linewidth=1.3, zorder=1.5)
+    ax.plot(*zip(*edge, strict=True), drawstyle="steps-post", color=LINE, linewidth=1.3, zorder=1.8)
     _scale(ax, min(spent.values()), max(spent.values()), f"{panel.name}, {COSTS[panel.column].unit}")
 
 
@@ -179,8 +179,8 @@ def _point(ax: Axes, cost: float, row: Mapping[str, Any], model: int, beaten: bo
     look: dict[str, Any] = style_of(model) | ({"color": GREY} if beaten else {})
     marker = framework_style(row["framework"], look["color"])
     if beaten:
-        marker["zorder"] -= 0.4
-        ax.plot(cost, accuracy, marker="x", color=GREY, ms=marker["ms"] + 5, mew=0.8, zorder=1)
+        marker["zorder"] -= 1.5
+        ax.plot(cost, accuracy, marker="x", color=GREY, ms=marker["ms"] + 5, mew=0.8, zorder=0.4)
     ax.errorbar(
         cost,
         accuracy,
