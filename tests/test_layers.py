@@ -513,3 +513,13 @@ def test_counting_one_form_loads_no_framework_of_another(tmp_path: Path) -> None
     folder = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=folder)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_a_single_quantized_number_has_no_axis() -> None:
+    """A scalar constant with a zero point, as in an int8 hard swish."""
+    from types import SimpleNamespace
+
+    from edgelab.layers.tflite_file import Graph
+
+    tensor = SimpleNamespace(quantization=SimpleNamespace(zeroPoint=np.array([-5]), quantizedDimension=0))
+    assert Graph._values(tensor, np.array([3], np.uint8), "INT8", ()) == 8

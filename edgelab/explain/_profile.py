@@ -12,7 +12,6 @@ from edgelab.layers import Layer
 XNNPACK, BUILT_IN, ONNX_RUNTIME = "XNNPACK", "LiteRT", "ONNX Runtime"
 CONVERSION = "quantize and dequantize"
 LAYOUT = "change of layout"
-OTHER = "other operators"
 # Operators of both runtimes that compute nothing of the network.
 GROUPS = {
     **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear"), CONVERSION),
@@ -38,8 +37,13 @@ class Operator:
 
     @property
     def group(self) -> str:
-        """The kind of layer where it makes MACs, else conversion, change of layout or other."""
-        return self.layer.kind if self.layer.macs else GROUPS.get(self.kind, OTHER)
+        """The kind of layer where it makes MACs, else conversion, change of layout or what it is called."""
+        return self.layer.kind if self.layer.macs else GROUPS.get(self.kind, self.name)
+
+    @property
+    def name(self) -> str:
+        """What the runtime calls it, without the names that ONNX Runtime's int8 and fused forms have."""
+        return self.kind.removeprefix("QLinear").removeprefix("Nhwc").removeprefix("Fused")
 
     @property
     def floats(self) -> bool:
@@ -94,5 +98,4 @@ def counterparts(ours: Iterable[Operator], theirs: Iterable[Operator]) -> list[O
 def _work(operator: Operator) -> tuple:
     if operator.layer.macs:
         return operator.group, operator.layer.macs
-    name = operator.kind.upper().replace("QLINEAR", "").replace("NHWC", "").replace("FUSED", "")
-    return name, math.prod(operator.layer.output_shape)
+    return operator.name, math.prod(operator.layer.output_shape)

@@ -48,7 +48,10 @@ def _largest(ours: Profile, theirs: Profile, whole: float, instructions: tuple[s
     part, place, operator, other = max(found, key=lambda entry: entry[0])
     much = _percent(part) if part <= 1 else "more than all"
     named, share = _named(place, operator), _percent(operator.layer.macs / macs)
-    reason = _padding(operator, instructions) if operator.ms > other.ms else ""
+    reason = ""
+    if operator.ms > other.ms:
+        left = operator.kernel == BUILT_IN and other.kernel == XNNPACK
+        reason = "; XNNPACK runs it in float32 but not in int8" if left else _padding(operator, instructions)
     times = f"{three(operator.ms)} ms against {three(other.ms)} in float32"
     return [f"{named} alone makes {much} of that with {share} of the MACs: {times}{reason}."]
 
@@ -64,9 +67,11 @@ def _padding(operator: Operator, instructions: tuple[str, ...]) -> str:
 
 
 def main_kernel(profile: Profile) -> str:
-    """Whose kernels take most of the time."""
-    kernels = dict.fromkeys(operator.kernel for operator in profile.operators)
-    return max(kernels, key=lambda kernel: total(op for op in profile.operators if op.kernel == kernel), default="")
+    """Whose kernels make most MACs."""
+    macs = dict.fromkeys((operator.kernel for operator in profile.operators), 0)
+    for operator in profile.operators:
+        macs[operator.kernel] += operator.layer.macs
+    return max(macs, key=macs.__getitem__, default="")
 
 
 def where(profile: Profile) -> str:

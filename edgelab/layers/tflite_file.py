@@ -114,9 +114,11 @@ class Graph:
         zero_points = tensor.quantization.zeroPoint if tensor.quantization else None
         if zero_points is None or not np.any(zero_points) or values.size != math.prod(shape):
             return values
+        if len(zero_points) == 1:
+            return values.reshape(shape) - int(zero_points[0])
         along = [1] * len(shape)
         along[tensor.quantization.quantizedDimension] = -1
-        return values.reshape(shape) - np.asarray(zero_points).reshape(along if len(zero_points) > 1 else ())
+        return values.reshape(shape) - np.asarray(zero_points).reshape(along)
 
 
 def _run_shapes(path: Path, source: int, wanted: Shape) -> dict[int, Shape]:
