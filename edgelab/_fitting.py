@@ -71,8 +71,12 @@ def find(name: str, file: Artifact, size: tuple[int | None, int | None]) -> tupl
         assert dataset is not None
         return dataset, []
     if not (8 <= height <= 1024 and 8 <= width <= 1024):
-        raise EdgelabError(f"{file.path.name} takes images of {height}x{width}: resized they can be to 8 to 1024 a side")
-    return data.load_whole(name, image_size=(height, width)), [f"images resized to {height}x{width} (squeezed, not cropped), which the file takes"]
+        raise EdgelabError(
+            f"{file.path.name} takes images of {height}x{width}: resized they can be to 8 to 1024 a side"
+        )
+    return data.load_whole(name, image_size=(height, width)), [
+        f"images resized to {height}x{width} (squeezed, not cropped), which the file takes"
+    ]
 
 
 def given(model: Model, dataset: Dataset, limit: int | None) -> Images:

@@ -93,6 +93,7 @@ class Worker:
         above = str(Path(__file__).parents[1])
         known = os.environ.get("PYTHONPATH")
         environment = {**os.environ, "PYTHONPATH": f"{above}{os.pathsep}{known}" if known else above}
+        environment.setdefault("OPENBLAS_NUM_THREADS", "1")  # each of its threads reserves some of the memory allowed
         if not sys.stderr.isatty():
             environment["TQDM_DISABLE"] = "1"
         with _deaf_to_interrupts():

@@ -322,7 +322,10 @@ def _work_rows(report: Report) -> list[tuple[str, str]]:
             ("parameters", f"{report.parameters:,}, of which {report.nonzero_parameters:,} are not zero"),
             ("MACs", f"{report.macs:,} an image, of which {report.effective_macs:,} are on weights that are not zero"),
             ("not counted", told["uncounted"]),
-            ("energy", f"{report.relative_energy:.2f} relative: a rule of thumb without unit, to compare networks"),
+            (
+                "energy",
+                f"{report.relative_energy:.2f} relative: an ESTIMATE by rule of thumb, to compare networks",
+            ),
         ]
     if report.energy_uj is not None:
         rows.append(("", f"{report.energy_uj:.3g} uJ an image: an ESTIMATE for a generic 45 nm chip, no measurement"))

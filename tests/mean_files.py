@@ -45,8 +45,9 @@ def onnx_file(
     sizes: tuple[int | str, ...] = ("n", 8, 8, 3),
     gain: np.ndarray | None = None,
     properties: dict[str, str] | None = None,
+    scaled: bool = True,
 ) -> Path:
-    """A file for images of `sizes` (batch, height, width, channels) in `layout`; integer ones are scaled.
+    """A file for images of `sizes` (batch, height, width, channels) in `layout`; integer ones are `scaled`, or cast.
 
     `gain` (3, 3) mixes the channels; `properties` are metadata.
     """
@@ -60,7 +61,7 @@ def onnx_file(
         numpy_helper.from_array(np.array([2, 3]), "axes"),
     ]
     nodes, name = [], "images"
-    if dtype in QUANTIZED:
+    if dtype in QUANTIZED and scaled:
         scale, zero = QUANTIZED[dtype]
         constants += [
             numpy_helper.from_array(np.float32(scale), "scale"),
@@ -76,7 +77,7 @@ def onnx_file(
     nodes.append(helper.make_node("Conv", [name, "w"], ["c"]))
     nodes.append(helper.make_node("ReduceMean", ["c", "axes"], ["means"], keepdims=0))
     kind = getattr(TensorProto, {"float32": "FLOAT"}.get(dtype, dtype.upper()))
-    if dtype in QUANTIZED:
+    if dtype in QUANTIZED and scaled:
         nodes.append(helper.make_node("QuantizeLinear", ["means", "scale", "zero"], ["logits"]))
     else:
         nodes.append(helper.make_node("Cast", ["means"], ["logits"], to=kind))

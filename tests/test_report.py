@@ -142,6 +142,8 @@ def test_images_of_other_sizes_are_resized_and_it_is_said(tmp_path: Path, folder
         assert found.accuracy == 1.0
         assert "images resized to 8x8 (squeezed, not cropped), which the file takes" in found.notes
     assert not any("resized" in note for note in gathered(path, folder).notes)
+    exact = picture_folder(tmp_path / "exact", 6, (24, 16))
+    assert gathered(onnx_file(tmp_path / "e.onnx", sizes=("n", 24, 16, 3), properties=NAMED), exact).notes == []
     upright = gathered(onnx_file(tmp_path / "u.onnx", sizes=("n", 24, 16, 3), properties=NAMED), large)
     assert upright.accuracy == 1.0 and "images resized to 24x16" in " ".join(upright.notes)
 
@@ -293,6 +295,26 @@ def test_what_was_asked_for_and_what_a_quantized_input_says(tmp_path: Path, shad
     assert (found.accuracy, found.told["pixels"]) == (0.5, "0..1 (unit), as asked")
     quantized = gathered(tflite_file(tmp_path / "m.tflite", "int8"), folder, pixels="raw")
     assert quantized.told["pixels"] == "-1..1 (centred), for the int8 input has scale 0.0078125 and zero point 0"
+
+
+def test_an_integer_input_without_a_scale_gets_plain_pixels(tmp_path: Path, folder: Path) -> None:
+    found = gathered(onnx_file(tmp_path / "m.onnx", "uint8", properties=NAMED, scaled=False), folder)
+    assert (found.accuracy, found.told["pixels"]) == (1.0, "0..255 (raw), for the uint8 input has no scale")
+
+
+@pytest.mark.parametrize("size", [8, "any"])
+def test_data_may_take_longer_than_the_first_inference(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, size: int | str
+) -> None:
+    events: list[object] = [isolated.SECONDS]
+    find, predict = _fitting.find, artifact.Artifact.predict
+    monkeypatch.setattr(isolated, "limit", events.append)
+    monkeypatch.setattr(_fitting, "find", lambda *a: events.append("find") or find(*a))
+    monkeypatch.setattr(artifact.Artifact, "predict", lambda *a: events.append("run") or predict(*a))
+    gathered(onnx_file(tmp_path / "m.onnx", sizes=("n", size, size, 3), properties=NAMED), folder)
+    assert events[events.index("find") - 1] is None
+    assert events[events.index("run") - 1] == isolated.SECONDS
+    assert events[-1] == "run" and events[events.index("run") + 1] is None
 
 
 # Samples and data sets
@@ -497,7 +519,7 @@ def test_the_report_in_words_has_the_figures_with_their_units(tmp_path: Path, fo
         "            " + " ".join(["word"] * 19),
     ):
         assert f"\n{line}\n" in text + "\n", line
-    assert " relative: a rule of thumb without unit" in text
+    assert " relative: an ESTIMATE by rule of thumb, " in text
     assert " uJ an image: an ESTIMATE " in text
     (latency,) = [line for line in text.splitlines() if line.startswith("latency")]
     assert re.search(r" ms \(half of \d+ runs .*, 1 thread, ", latency)
