@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from edgelab.errors import EdgelabError
 
@@ -38,17 +38,29 @@ def one_cycle(progress: float, warm_up: float = 0.2) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
 
 
+def is_best(score: float, history: Sequence[Mapping[str, float]], recipe: Recipe, counts_from: float = 0.0) -> bool:
+    """Whether the epoch after those in `history` is the best so far with a validation accuracy of `score`.
+
+    Epochs that end before the share `counts_from` of the training do not count.
+    """
+    first = math.ceil(counts_from * recipe.epochs)
+    counting = history[max(first - 1, 0) :]
+    return len(history) + 1 >= first and score > max((row["validation_accuracy"] for row in counting), default=-1.0)
+
+
 @dataclass(frozen=True)
 class Profile:
     """How much work a run does: on `data` (a name `edgelab.data.load` knows), one recipe a model.
 
-    `uses_kept` says whether the checkpoints that come with edgelab may stand in for training; what this machine has
-    trained itself is used in any case.
+    `fine_tuning` holds the recipes for training on after weights have been taken away. `uses_kept` says whether the
+    checkpoints that come with edgelab may stand in for training; what this machine has trained itself is used in any
+    case.
     """
 
     name: str
     data: str
     recipes: Mapping[str, Recipe]
+    fine_tuning: Mapping[str, Recipe]
     uses_kept: bool
 
 
@@ -62,10 +74,18 @@ _CIFAR10 = {
     "resnet8": Recipe(epochs=40, peak_rate=0.2, weight_decay=2e-4, crop=2),
     "ds_cnn": Recipe(epochs=30, peak_rate=0.2, weight_decay=2e-4, label_smoothing=0.05, crop=2),
 }
+_DIGITS_TUNING = {
+    name: replace(recipe, epochs=1, batch=32, peak_rate=rate)
+    for (name, recipe), rate in zip(_DIGITS.items(), (0.02, 0.04, 0.02), strict=True)
+}
+_CIFAR10_TUNING = {
+    name: replace(recipe, epochs=3, peak_rate=rate)
+    for (name, recipe), rate in zip(_CIFAR10.items(), (0.02, 0.05, 0.05), strict=True)
+}
 PROFILES: dict[str, Profile] = {
-    "ci": Profile("ci", "digits", _DIGITS, True),
-    "zoo": Profile("zoo", "cifar10", _CIFAR10, True),
-    "full": Profile("full", "cifar10", _CIFAR10, False),
+    "ci": Profile("ci", "digits", _DIGITS, _DIGITS_TUNING, True),
+    "zoo": Profile("zoo", "cifar10", _CIFAR10, _CIFAR10_TUNING, True),
+    "full": Profile("full", "cifar10", _CIFAR10, _CIFAR10_TUNING, False),
 }
 
 

@@ -1,4 +1,4 @@
-"""Trained networks, found again by what made them: model, data and recipe.
+"""Trained networks, found again by what made them: model, data and recipe, and the technique applied to another one.
 
 A checkpoint is one `.safetensors` file: weights under PyTorch's names, and in its header recipe, history and
 provenance. It is looked for among those that come with edgelab, then in the cache; else it is trained and kept there.
@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,23 @@ LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Origin:
+    """How a network was made from a trained one: the `technique` as the ledger calls it, the `framework` it was applied
+    in, and the key of the checkpoint at the `start`.
+    """
+
+    technique: str
+    framework: str
+    start: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A trained network.
 
     `arrays` are the weights of the epoch that did best on the validation images; `history` has one row an epoch;
     `meta` holds class_names, data_fingerprint, train_seconds and the provenance (versions, commit, machine, when).
+    `origin` is None for a network trained from scratch. Others are kept compactly, see `weights.save`.
     """
 
     model: str
@@ -40,20 +53,34 @@ class Checkpoint:
     arrays: dict[str, np.ndarray]
     history: list[dict[str, float]]
     meta: dict[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
+
+    @property
+    def key(self) -> str:
+        """What the checkpoint is found by, see the function of that name."""
+        return key(self.model, self.data, self.recipe, self.origin)
 
 
-def key(model: str, data: str, recipe: Recipe) -> str:
-    """The checkpoint's file name without suffix: model, data, seed and a hash over all that identifies it."""
-    identity = json.dumps([model, data, asdict(recipe)], sort_keys=True)
-    readable = re.sub(r"[^\w.-]+", "_", f"{model}-{data}-seed{recipe.seed}")
+def key(model: str, data: str, recipe: Recipe, origin: Origin | None = None) -> str:
+    """The checkpoint's file name without suffix: model, technique, data, seed and a hash over all that identifies it.
+
+    A network trained from scratch has no `origin`.
+    """
+    parts = [model, data, asdict(recipe), *([asdict(origin)] if origin else [])]
+    identity = json.dumps(parts, sort_keys=True)
+    made = f"{model}-{origin.technique}-{origin.framework}" if origin else model
+    readable = re.sub(r"[^\w.-]+", "_", f"{made}-{data}-seed{recipe.seed}")
     return f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 def keep(checkpoint: Checkpoint, folder: Path) -> Path:
     """Write `checkpoint` into `folder` under its key and return the file; a half-written file is never seen."""
-    path = folder / f"{key(checkpoint.model, checkpoint.data, checkpoint.recipe)}.safetensors"
+    path = folder / f"{checkpoint.key}.safetensors"
     about = {name: getattr(checkpoint, name) for name in ("model", "data", "history", "meta")}
-    weights.save(path, checkpoint.arrays, {**about, "recipe": asdict(checkpoint.recipe)})
+    about["recipe"] = asdict(checkpoint.recipe)
+    if checkpoint.origin:
+        about["origin"] = asdict(checkpoint.origin)
+    weights.save(path, checkpoint.arrays, about, compact=checkpoint.origin is not None)
     return path
 
 
@@ -65,7 +92,9 @@ def load(path: Path) -> Checkpoint:
     arrays, about = weights.load(path)
     try:
         about["meta"]["data_fingerprint"]
-        return Checkpoint(**{**about, "recipe": Recipe(**about["recipe"])}, arrays=arrays)
+        about["recipe"] = Recipe(**about["recipe"])
+        about["origin"] = Origin(**about["origin"]) if "origin" in about else None
+        return Checkpoint(**about, arrays=arrays)
     except (KeyError, TypeError) as problem:
         raise EdgelabError(f"{path} is not a checkpoint this version of edgelab reads ({problem})") from None
 
@@ -75,8 +104,8 @@ def _fitting(path: Path, dataset: Dataset) -> Checkpoint | None:
     if not path.exists():
         return None
     checkpoint = load(path)
-    if (identity := key(checkpoint.model, checkpoint.data, checkpoint.recipe)) != path.stem:
-        raise EdgelabError(f"{path} holds {identity}, not what its name says: give it that name or delete it")
+    if checkpoint.key != path.stem:
+        raise EdgelabError(f"{path} holds {checkpoint.key}, not what its name says: give it that name or delete it")
     if checkpoint.meta["data_fingerprint"] == dataset.fingerprint:
         return checkpoint
     LOG.warning("%s was trained on other images than this %s: it is not used", path, dataset.name)
@@ -103,6 +132,16 @@ def find(model: str, dataset: Dataset, recipe: Recipe, *, kept: bool = True) -> 
     return shipped or _cached(cache_folder() / "checkpoints" / name, dataset)
 
 
+def _meta(dataset: Dataset, history: list[dict[str, float]], earlier: float = 0.0) -> dict[str, Any]:
+    """What is to be known about a training; `earlier` seconds were spent on the checkpoint it started from."""
+    return {
+        "class_names": list(dataset.class_names),
+        "data_fingerprint": dataset.fingerprint,
+        "train_seconds": earlier + sum(row["seconds"] for row in history),
+        **provenance.collect(),
+    }
+
+
 def _train(model: str, dataset: Dataset, recipe: Recipe, state_path: Path) -> Checkpoint:
     from edgelab.pytorch import models, train
 
@@ -111,13 +150,23 @@ def _train(model: str, dataset: Dataset, recipe: Recipe, state_path: Path) -> Ch
         raise EdgelabError(f"the networks take 32x32x3 images, got {size}: load the data with image_size=32")
     network = models.build(model, len(dataset.class_names), recipe.seed)
     history = train.train(network, dataset, recipe, state_path)
-    meta = {
-        "class_names": list(dataset.class_names),
-        "data_fingerprint": dataset.fingerprint,
-        "train_seconds": sum(row["seconds"] for row in history),
-        **provenance.collect(),
-    }
-    return Checkpoint(model, dataset.name, recipe, models.to_arrays(network), history, meta)
+    return Checkpoint(model, dataset.name, recipe, models.to_arrays(network), history, _meta(dataset, history))
+
+
+def _load_or_make(name: str, dataset: Dataset, kept: bool, make: Callable[[Path], Checkpoint]) -> Checkpoint:
+    """The checkpoint called `name`, else what `make` returns, which is given a file for its training's state."""
+    if kept and (shipped := _fitting(KEPT / f"{name}.safetensors", dataset)):
+        return shipped
+    state_path = cache_folder() / "training" / f"{name}.state"
+    with exclusive(
+        state_path.with_suffix(".lock"), lambda: LOG.warning("another process trains %s: waiting for it", name)
+    ):
+        if trained := _cached(cache_folder() / "checkpoints" / f"{name}.safetensors", dataset):
+            return trained
+        checkpoint = make(state_path)
+        keep(checkpoint, cache_folder() / "checkpoints")
+        state_path.unlink(missing_ok=True)
+    return checkpoint
 
 
 def load_or_train(model: str, dataset: Dataset, recipe: Recipe, *, kept: bool = True) -> Checkpoint:
@@ -127,15 +176,32 @@ def load_or_train(model: str, dataset: Dataset, recipe: Recipe, *, kept: bool = 
     checkpoint one trains and the others wait. Raises EdgelabError for an unknown model and as `find` does.
     """
     name = key(model, dataset.name, recipe)
-    if kept and (shipped := _fitting(KEPT / f"{name}.safetensors", dataset)):
-        return shipped
-    state_path = cache_folder() / "training" / f"{name}.state"
-    with exclusive(
-        state_path.with_suffix(".lock"), lambda: LOG.warning("another process trains %s: waiting for it", name)
-    ):
-        if trained := _cached(cache_folder() / "checkpoints" / f"{name}.safetensors", dataset):
-            return trained
-        checkpoint = _train(model, dataset, recipe, state_path)
-        keep(checkpoint, cache_folder() / "checkpoints")
-        state_path.unlink(missing_ok=True)
-    return checkpoint
+    return _load_or_make(name, dataset, kept, lambda state_path: _train(model, dataset, recipe, state_path))
+
+
+def load_or_make(
+    start: Checkpoint,
+    technique: str,
+    framework: str,
+    dataset: Dataset,
+    recipe: Recipe,
+    make: Callable[[Path], tuple[dict[str, np.ndarray], list[dict[str, float]]]],
+    *,
+    kept: bool = True,
+) -> Checkpoint:
+    """What the `technique` makes of the checkpoint `start` in `framework`, kept and found like a trained network.
+
+    Where there is none yet, `make` is called with a file for the training's state and returns arrays and history. The
+    arrays come back rounded as they are kept (see `weights.rounded`), the first time too; `train_seconds` includes
+    those of `start`. Raises EdgelabError where `start` was trained on other images, and as `find` does.
+    """
+    if start.meta["data_fingerprint"] != dataset.fingerprint:
+        raise EdgelabError(f"{start.key} was trained on other images than this {dataset.name}: load those")
+    origin = Origin(technique, framework, start.key)
+
+    def made(state_path: Path) -> Checkpoint:
+        arrays, history = make(state_path)
+        meta = _meta(dataset, history, start.meta.get("train_seconds", 0.0))
+        return Checkpoint(start.model, dataset.name, recipe, weights.rounded(arrays), history, meta, origin)
+
+    return _load_or_make(key(start.model, dataset.name, recipe, origin), dataset, kept, made)

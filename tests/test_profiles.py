@@ -23,6 +23,15 @@ def test_one_cycle_rises_then_falls_to_nothing() -> None:
     assert factors == sorted(factors, reverse=True)
 
 
+def test_the_best_epoch_is_the_first_of_the_highest_that_count() -> None:
+    """Accuracies 0.9, 0.5, 0.5, 0.7 in four epochs: the first half does not count."""
+    recipe, history, best = Recipe(epochs=4), [], []
+    for score in (0.9, 0.5, 0.5, 0.7):
+        best.append((profiles.is_best(score, history, recipe), profiles.is_best(score, history, recipe, 0.5)))
+        history.append({"validation_accuracy": score})
+    assert best == [(True, False), (False, True), (False, False), (False, True)]
+
+
 def test_unknown_profile() -> None:
     """The line names the choices."""
     with pytest.raises(EdgelabError, match=r"^unknown profile 'fulll': choose one of ci, zoo, full$"):
@@ -36,7 +45,8 @@ def test_a_profile_has_a_recipe_for_every_model(name: str) -> None:
 
     profile = profiles.get(name)
     assert profile.name == name
-    assert profile.recipes.keys() == MODELS.keys()
+    assert profile.recipes.keys() == profile.fine_tuning.keys() == MODELS.keys()
+    assert all(tuning.epochs <= profile.recipes[name].epochs for name, tuning in profile.fine_tuning.items())
 
 
 def test_the_recipes_behind_the_published_checkpoints() -> None:
@@ -48,6 +58,11 @@ def test_the_recipes_behind_the_published_checkpoints() -> None:
         profile = profiles.get(name)
         assert profile.data == "cifar10"
         assert dict(profile.recipes) == {"plain_cnn": plain, "resnet8": resnet8, "ds_cnn": ds_cnn}
+        assert dict(profile.fine_tuning) == {
+            "plain_cnn": dataclasses.replace(plain, epochs=3, peak_rate=0.02),
+            "resnet8": dataclasses.replace(resnet8, epochs=3, peak_rate=0.05),
+            "ds_cnn": dataclasses.replace(ds_cnn, epochs=3, peak_rate=0.05),
+        }
     assert profiles.get("zoo").uses_kept
     assert not profiles.get("full").uses_kept
 
@@ -56,7 +71,8 @@ def test_ci_is_small_and_never_mirrors_digits() -> None:
     """A mirrored 2 is no 2."""
     profile = profiles.get("ci")
     assert profile.data == "digits"
-    assert all(recipe.epochs <= 4 and not recipe.flip for recipe in profile.recipes.values())
+    recipes = (*profile.recipes.values(), *profile.fine_tuning.values())
+    assert all(recipe.epochs <= 4 and not recipe.flip for recipe in recipes)
 
 
 def test_a_recipe_cannot_be_changed_in_place() -> None:

@@ -60,6 +60,52 @@ def test_key_tells_everything_apart() -> None:
     assert "/" not in zoo.key("resnet8", "../my photos", RECIPE)
 
 
+def test_the_keys_of_what_is_published_stay() -> None:
+    """A network trained from scratch is found under the name it was kept under before there were techniques."""
+    folder = Path(zoo.__file__).parent / "checkpoints"
+    published = [zoo.load(path) for path in sorted(folder.glob("*.safetensors"))]
+    assert {"plain_cnn", "resnet8", "ds_cnn"} <= {c.model for c in published if c.origin is None}
+    assert [c.key for c in published] == [path.stem for path in sorted(folder.glob("*.safetensors"))]
+
+
+def test_what_a_technique_made_is_another_checkpoint(checkpoint: zoo.Checkpoint) -> None:
+    """Technique, framework and start tell it apart; the name says what it is."""
+    origin = zoo.Origin("magnitude_pruning_50", "pytorch", checkpoint.key)
+    key = zoo.key("resnet8", "tiny", ONE, origin)
+    assert key.startswith("resnet8-magnitude_pruning_50-pytorch-tiny-seed0-")
+    changes = ({"technique": "baseline"}, {"framework": "tensorflow"}, {"start": "another"})
+    assert len({key, checkpoint.key, *(zoo.key("resnet8", "tiny", ONE, replace(origin, **c)) for c in changes)}) == 5
+
+
+def test_made_once_then_found(checkpoint: zoo.Checkpoint, tiny: Dataset, own_cache: Path, no_kept: Path) -> None:
+    """Weights come back as rounded as they are kept, from the first time on; seconds add up."""
+    start = replace(checkpoint, meta={**checkpoint.meta, "train_seconds": 5.0})
+    calls: list[Path] = []
+
+    def make(state_path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
+        state_path.write_bytes(b"half done")
+        calls.append(state_path)
+        return start.arrays, [{"epoch": 1, "loss": 0.1, "validation_accuracy": 1.0, "seconds": 2.0}]
+
+    made = zoo.load_or_make(start, "distillation", "tensorflow", tiny, ONE, make)
+    again = zoo.load_or_make(start, "distillation", "tensorflow", tiny, ONE, make)
+    assert calls == [own_cache / "training" / f"{made.key}.state"] and not calls[0].exists()
+    assert same(made.arrays, weights.rounded(start.arrays)) and same(again.arrays, made.arrays)
+    assert again.origin == made.origin == zoo.Origin("distillation", "tensorflow", start.key)
+    assert again.meta["train_seconds"] == 7.0
+    zoo.keep(made, no_kept)
+    (own_cache / "checkpoints" / f"{made.key}.safetensors").unlink()
+    assert same(zoo.load_or_make(start, "distillation", "tensorflow", tiny, ONE, make).arrays, made.arrays)
+    zoo.load_or_make(start, "distillation", "tensorflow", tiny, ONE, make, kept=False)
+    assert len(calls) == 2
+
+
+def test_a_start_on_other_images_is_refused(checkpoint: zoo.Checkpoint, tiny: Dataset) -> None:
+    line = rf"^{checkpoint.key} was trained on other images than this tiny: load those$"
+    with pytest.raises(EdgelabError, match=line):
+        zoo.load_or_make(checkpoint, "x", "pytorch", replace(tiny, fingerprint="other"), ONE, lambda path: None)
+
+
 def test_train_once_then_load(tiny: Dataset, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second call reads what the first one wrote; the training state is gone."""
     first = zoo.load_or_train("resnet8", tiny, RECIPE)

@@ -8,6 +8,7 @@ import math
 import pickle
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from edgelab.data import Dataset, Split
 from edgelab.files import atomic_path
-from edgelab.profiles import Recipe, one_cycle
+from edgelab.profiles import Recipe, is_best, one_cycle
 
 LOG = logging.getLogger(__name__)
 DAMAGE = (
@@ -82,7 +83,13 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 
 def _epoch(
-    model: nn.Module, padded: Tensor, split: Split, recipe: Recipe, optimizer: torch.optim.SGD, epoch: int
+    model: nn.Module,
+    padded: Tensor,
+    split: Split,
+    recipe: Recipe,
+    optimizer: torch.optim.SGD,
+    after_step: Callable[[float], None] | None,
+    epoch: int,
 ) -> float:
     """One pass over `split`; the order and the augmentation follow from (seed, epoch) alone. Returns the mean loss."""
     generator = torch.Generator().manual_seed(recipe.seed * 10_000 + epoch)
@@ -92,8 +99,9 @@ def _epoch(
     total = 0.0
     model.train()
     for step in range(steps):
+        progress = (epoch + (step + 1) / steps) / recipe.epochs
         for group in optimizer.param_groups:
-            group["lr"] = recipe.peak_rate * one_cycle((epoch + (step + 1) / steps) / recipe.epochs)
+            group["lr"] = recipe.peak_rate * one_cycle(progress)
         chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
         inputs = to_input(augmented(padded, chosen, split.images.shape[1:3], recipe, generator))
         targets = labels[chosen.to(labels.device)]
@@ -101,6 +109,8 @@ def _epoch(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if after_step:
+            after_step(progress)
         total += loss.item() * len(chosen)
     return total / len(split)
 
@@ -137,12 +147,23 @@ def _load_state(path: Path, model: nn.Module, recipe: Recipe, dataset: Dataset) 
     return state
 
 
-def train(model: nn.Module, dataset: Dataset, recipe: Recipe, state_path: Path | None = None) -> list[dict[str, float]]:
+def train(
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    state_path: Path | None = None,
+    *,
+    after_step: Callable[[float], None] | None = None,
+    counts_from: float = 0.0,
+) -> list[dict[str, float]]:
     """Train `model` in place and leave it with the weights of the epoch that did best on the *validation* images.
 
     Returns one row an epoch: epoch, loss, validation_accuracy, seconds. After each epoch the whole state is kept in
     `state_path`; the same call continues from there after an interruption and gives the same weights, since order and
     augmentation depend on the seed and the epoch alone. The test images are never looked at.
+
+    `after_step` is called after every step with the progress of the training, 0..1. Epochs that end before
+    `counts_from` of it cannot be the best: a network that is being pruned bit by bit is not yet what it is to become.
     """
     torch.backends.cudnn.deterministic = True
     model.to(_device())
@@ -158,9 +179,9 @@ def train(model: nn.Module, dataset: Dataset, recipe: Recipe, state_path: Path |
     bar = tqdm(range(len(history), recipe.epochs), "training", recipe.epochs, initial=len(history), unit="epoch")
     for epoch in bar:
         start = time.perf_counter()
-        loss = _epoch(model, padded, dataset.train, recipe, optimizer, epoch)
+        loss = _epoch(model, padded, dataset.train, recipe, optimizer, after_step, epoch)
         score = accuracy(model, dataset.validation)
-        if score > max((row["validation_accuracy"] for row in history), default=-1.0):
+        if is_best(score, history, recipe, counts_from):
             best = copy.deepcopy(model.state_dict())
         seconds = time.perf_counter() - start
         history.append({"epoch": epoch + 1, "loss": loss, "validation_accuracy": score, "seconds": seconds})

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from edgelab import weights
 from edgelab.data import Dataset, Split, normalise
 from edgelab.errors import EdgelabError
-from edgelab.profiles import Recipe, one_cycle
+from edgelab.profiles import Recipe, is_best, one_cycle
 
 LOG = logging.getLogger(__name__)
 
@@ -125,23 +125,37 @@ class _Training(keras.callbacks.Callback):
     """Sets the learning rate at each step; after each epoch keeps the best weights, the history and the state file."""
 
     def __init__(
-        self, dataset: Dataset, recipe: Recipe, history: list, best: list, save: Callable[[list, list], None]
+        self,
+        dataset: Dataset,
+        recipe: Recipe,
+        history: list,
+        best: list,
+        save: Callable[[list, list], None],
+        after_step: Callable[[float], None] | None,
+        counts_from: float,
     ) -> None:
         super().__init__()
         self.dataset, self.recipe, self.history, self.best, self.save = dataset, recipe, history, best, save
+        self.after_step, self.counts_from = after_step, counts_from
         self.steps = math.ceil(len(dataset.train) / recipe.batch)
         self.bar = tqdm(total=recipe.epochs, desc="training", initial=len(history), unit="epoch")
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.epoch, self.start = epoch, time.perf_counter()
 
+    def _progress(self, batch: int) -> float:
+        return (self.epoch + (batch + 1) / self.steps) / self.recipe.epochs
+
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        progress = (self.epoch + (batch + 1) / self.steps) / self.recipe.epochs
-        self.model.optimizer.learning_rate = self.recipe.peak_rate * one_cycle(progress)
+        self.model.optimizer.learning_rate = self.recipe.peak_rate * one_cycle(self._progress(batch))
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if self.after_step:
+            self.after_step(self._progress(batch))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         score, loss = accuracy(self.model, self.dataset.validation), float((logs or {})["cross_entropy"])
-        if score > max((row["validation_accuracy"] for row in self.history), default=-1.0):
+        if is_best(score, self.history, self.recipe, self.counts_from):
             self.best = self.model.get_weights()
         seconds = time.perf_counter() - self.start
         self.history.append({"epoch": epoch + 1, "loss": loss, "validation_accuracy": score, "seconds": seconds})
@@ -154,13 +168,22 @@ class _Training(keras.callbacks.Callback):
 
 
 def train(
-    model: keras.Model, dataset: Dataset, recipe: Recipe, state_path: Path | None = None
+    model: keras.Model,
+    dataset: Dataset,
+    recipe: Recipe,
+    state_path: Path | None = None,
+    *,
+    after_step: Callable[[float], None] | None = None,
+    counts_from: float = 0.0,
 ) -> list[dict[str, float]]:
     """Train `model` in place and leave it with the weights of the epoch that did best on the *validation* images.
 
     Returns one row an epoch: epoch, loss, validation_accuracy, seconds. After each epoch the whole state is kept in
     `state_path`; the same call continues from there after an interruption and gives the same weights, since order and
     augmentation depend on the seed and the epoch alone. The test images are never looked at.
+
+    `after_step` is called after every step with the progress of the training, 0..1. Epochs that end before
+    `counts_from` of it cannot be the best: a network that is being pruned bit by bit is not yet what it is to become.
     """
     _compile(model, recipe)
     about = {"recipe": asdict(recipe), "data_fingerprint": dataset.fingerprint}
@@ -178,7 +201,7 @@ def train(
             kept = {f"best/{i:04}": array for i, array in enumerate(best)}
             weights.save(state_path, {**_arrays(model), **kept}, {**about, "history": history})
 
-    training = _Training(dataset, recipe, history, best, save)
+    training = _Training(dataset, recipe, history, best, save, after_step, counts_from)
     batches = _Batches(dataset.train, model.output_shape[-1], recipe, len(history))
     epochs = {"initial_epoch": len(history), "epochs": recipe.epochs}
     model.fit(batches, **epochs, shuffle=False, verbose=0, callbacks=[training])
