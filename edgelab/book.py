@@ -139,7 +139,8 @@ def baseline_table(records: Records) -> str:
 def comparison(records: Records) -> Figure | None:
     """Accuracy against bytes of the baselines and what became of them, or None where nothing is published.
 
-    Only files measured on the baselines' data are comparable; the classifier of the first chapter is left out.
+    Only files measured on the baselines' data are comparable; the classifier of the first chapter is left out. A file
+    that several chapters have measured is shown once, as first measured.
     """
     frame = _ledger(records.published_ledger)
     if frame is None or (baseline := _baseline(frame)).empty:
@@ -147,7 +148,8 @@ def comparison(records: Records) -> Figure | None:
     from edgelab import plots
 
     comparable = frame["data_fingerprint"].isin(baseline["data_fingerprint"]) & (frame["chapter"] >= BASELINE)
-    return plots.accuracy_against_size(frame[comparable])
+    shown = frame[comparable].sort_values("chapter", kind="stable")
+    return plots.accuracy_against_size(shown.drop_duplicates(["model", "technique", "framework", "seed"]))
 
 
 def comparison_figure(records: Records) -> str:
@@ -196,13 +198,13 @@ def _beside(heading: str, published: dict[str, str], local: dict[str, str], righ
 
 
 def _results(path: Path) -> dict[str, str]:
-    """What was measured -> accuracy with its interval and the data set; several seeds stand side by side."""
+    """What was measured -> accuracy with its interval and the data set; different results stand side by side."""
     frame = _ledger(path)
     found: dict[str, list[str]] = {}
     for _, row in () if frame is None else frame.iterrows():
         name = f"`{row['model']}`, {str(row['technique']).replace('_', ' ')}, {row['framework']}"
         found.setdefault(name, []).append(f"{_percent(row)} `{row['data']}`")
-    return {name: "; ".join(values) for name, values in found.items()}
+    return {name: "; ".join(dict.fromkeys(values)) for name, values in found.items()}
 
 
 def status(records: Records) -> str:
