@@ -10,6 +10,7 @@ from edgelab.plots.confusion import confusion_matrix
 from edgelab.plots.energy import CHECKED, board_check, energy_by_layer
 from edgelab.plots.frontier import pareto
 from edgelab.plots.pictures import images
+from edgelab.plots.sparsity import accuracy_by_sparsity
 from edgelab.plots.tradeoffs import accuracy_against_size, results
 from edgelab.plots.training import learning_curves
 
@@ -18,6 +19,7 @@ __all__ = [
     "Figure",
     "Table",
     "accuracy_against_size",
+    "accuracy_by_sparsity",
     "board_check",
     "confusion_matrix",
     "energy_by_layer",
