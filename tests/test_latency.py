@@ -79,6 +79,7 @@ def test_a_ratio_is_exact_where_times_are(clock: Clock) -> None:
     assert (ratio.first.median_ms, ratio.second.median_ms, ratio.direction) == (3.0, 2.0, "slower")
     assert ratio.names == ("slow.onnx", "fast.onnx")
     assert slow.loads == fast.loads == latency.LOADS == 10
+    assert ratio.first.repetitions == ratio.second.repetitions == 400, "pairs of 5 ms for two seconds"
     back = latency.compare_latency(fast, slow, IMAGE)
     assert back.value == pytest.approx(1 / ratio.value) and back.direction == "faster"
 
@@ -168,6 +169,7 @@ def test_the_conditions_are_named(clock: Clock, monkeypatch: pytest.MonkeyPatch)
             "a takes 1.26 times as long as b (95 % interval 1.22 to 1.31; 0.200 against 0.200 ms)",
         ),
         (0.78, 0.77, 0.8, "faster", "a takes 0.780 times as long as b (95 % interval 0.770 to 0.800; "),
+        (0.99, 0.97, 1.01, "no different", "a takes as long as b, as far as can be seen: 0.990 times (95 % interval "),
         (1.01, 0.99, 1.02, "no different", "a takes as long as b, as far as can be seen: 1.01 times (95 % interval "),
     ],
 )

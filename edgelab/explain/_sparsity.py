@@ -93,9 +93,7 @@ class SparsityReport:
             return f"{self.name} is not pruned: none of its {total:,} weights is zero."
         share = f"{100 * self.sparsity:.{1 if self.sparsity < FEW else 0}f} %"
         if self.sparsity < FEW:
-            return (
-                f"{self.name} is not pruned: {share} of its {total:,} weights are zero, as rounding alone leaves them."
-            )
+            return f"{self.name} is hardly pruned, if at all: {share} of its {total:,} weights are zero."
         pruned = sum(layer.sparsity >= FEW for layer in self.layers)
         said = [f"In {self.name} {share} of {total:,} weights are zero, in {pruned} of {len(self.layers)} layers."]
         said += [_storage(self.files, self.layers)] if self.files else []
