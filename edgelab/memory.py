@@ -270,10 +270,15 @@ def arena(path: Path | str) -> Arena:
             "on Linux x86-64, pip install tflite-micro"
         )
     probe = Path(__file__).with_name("_arena_probe.py")
-    command = [sys.executable, "-P", str(probe), str(path), str(MAX_ARENA)]
+    command = [sys.executable, "-P", str(probe), str(path), str(MAX_ARENA), str(math.ceil(TIME_LIMIT))]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=TIME_LIMIT
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=TIME_LIMIT,
         )
     except subprocess.TimeoutExpired as error:
         raise EdgelabError(f"{path.name}: TensorFlow Lite Micro gave no answer in {TIME_LIMIT} s") from error

@@ -133,8 +133,8 @@ def _compile(path: Path, accelerator: str, folder: str) -> None:
     try:
         done = subprocess.run(
             command,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
             encoding="utf-8",
             errors="replace",
             timeout=TIME_LIMIT,

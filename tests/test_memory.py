@@ -90,6 +90,25 @@ def test_outputs_stay_and_unread_values_count_once(tmp_path: Path) -> None:
     assert steps(path) == [("first", 1040), ("left", 1024 + 1024 + 16), ("y", 256 + 256 + 16), ("z", 528)]
 
 
+FUSED = {
+    **{kind: ["c"] for kind in ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "Clip")},
+    "BatchNormalization": ["c", "four", "four", "four", "four"],
+}
+
+
+@pytest.mark.parametrize("kind", [*FUSED, "Softmax"])
+def test_an_activation_function_takes_the_place_of_its_input(tmp_path: Path, kind: str) -> None:
+    nodes = [
+        ("Conv", ["x", "w"], ["c"], PADDED),
+        (kind, FUSED.get(kind, ["c"]), ["r"], {}),
+        ("GlobalAveragePool", ["r"], ["y"], {}),
+    ]
+    constants = {"w": weights(4, 4, 3, 3), "four": np.ones(4, np.float32)}
+    path = onnx_file(tmp_path / "m.onnx", nodes, ["n", 4, 8, 8], **constants)
+    alone = [] if kind in FUSED else [("r", 2048)]
+    assert steps(path) == [("c", 2048), *alone, ("y", 1040)]
+
+
 def test_a_value_read_twice_is_not_overwritten_by_its_activation(tmp_path: Path) -> None:
     nodes = [
         ("Conv", ["x", "w"], ["c"], PADDED),
@@ -98,10 +117,21 @@ def test_a_value_read_twice_is_not_overwritten_by_its_activation(tmp_path: Path)
     ]
     path = onnx_file(tmp_path / "m.onnx", nodes, ["n", 4, 8, 8], w=weights(4, 4, 3, 3))
     assert steps(path) == [("c", 2048), ("s", 2048), ("y", 3072)]
-    nodes[1:] = [("Reshape", ["c", "sizes"], ["v"], {}), ("Relu", ["v"], ["r"], {}), ("Concat", ["c", "r"], ["y"], {})]
-    nodes[-1][3]["axis"] = 1
-    path = onnx_file(tmp_path / "v.onnx", nodes, ["n", 4, 8, 8], w=weights(4, 4, 3, 3), sizes=np.array([0, 4, 8, 8]))
-    assert steps(path) == [("c", 2048), ("r", 2048), ("y", 4096)], "what a view shows has two readers as well"
+    for also in "cv":
+        nodes[1:] = [
+            ("Reshape", ["c", "sizes"], ["v"], {}),
+            ("Relu", ["v"], ["r"], {}),
+            ("Concat", [also, "r"], ["y"], {"axis": 1}),
+        ]
+        constants = {"w": weights(4, 4, 3, 3), "sizes": np.array([0, 4, 8, 8])}
+        path = onnx_file(tmp_path / "m.onnx", nodes, ["n", 4, 8, 8], **constants)
+        assert steps(path) == [("c", 2048), ("r", 2048), ("y", 4096)], "a tensor and its view have two readers"
+
+
+def test_shapes_that_only_a_run_tells(tmp_path: Path) -> None:
+    nodes = [("Unique", ["x"], ["values", "first", "inverse", "counts"], {}), ("Neg", ["values"], ["y"], {})]
+    path = onnx_file(tmp_path / "m.onnx", nodes, [1, 6])
+    assert steps(path) == [("values", 24 + 4 + 8 + 6 * 8 + 8), ("y", 8)]
 
 
 def test_what_depends_on_constants_only_is_no_activation(tmp_path: Path) -> None:
@@ -235,6 +265,7 @@ def tflite_file(path: Path, operators: list, inputs: list[str], outputs: list[st
 
 def test_state_stays_and_views_and_loops_are_known_in_tflite(tmp_path: Path) -> None:
     operators = [
+        ("VAR_HANDLE", [], ["handle"]),
         ("RESHAPE", ["x", "sizes"], ["v"]),
         ("UNIDIRECTIONAL_SEQUENCE_LSTM", ["v", "", "w", "h"], ["s"]),
         ("DEQUANTIZE", ["w"], ["unpacked"]),
@@ -260,6 +291,7 @@ def test_state_stays_and_views_and_loops_are_known_in_tflite(tmp_path: Path) -> 
     )
     peak = memory.peak_activations(path)
     assert [(step.operator, step.bytes) for step in peak.steps] == [
+        ("handle", 96 + 20),
         ("s", 96 + 120 + 20),
         ("r", 120 + 14 + 20),
         ("y", 14 + 9 + 20),

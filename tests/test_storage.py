@@ -93,6 +93,14 @@ def test_totals_count_shared_weights_once_and_keep_the_rest_dense() -> None:
     ]
 
 
+def test_a_bias_of_its_own_beside_a_shared_weight() -> None:
+    first, second = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
+    second.weight = first.weight
+    layers = storage.sparse_sizes(layer_table(nn.Sequential(first, second), (4, 6, 6))).layers
+    assert [layer.weights for layer in layers] == [144, 0]
+    assert layers[1].mask_bits == layers[1].dense_bits == 4 * 32
+
+
 def test_keras_kernels_have_the_same_matrix_whatever_their_layout() -> None:
     with artifact.quiet():
         import tf_keras as keras
