@@ -79,8 +79,8 @@ _DIGITS_TUNING = {
     for (name, recipe), rate in zip(_DIGITS.items(), (0.02, 0.04, 0.02), strict=True)
 }
 _CIFAR10_TUNING = {
-    name: replace(recipe, epochs=3, peak_rate=rate)
-    for (name, recipe), rate in zip(_CIFAR10.items(), (0.02, 0.05, 0.05), strict=True)
+    name: replace(recipe, epochs=4, peak_rate=rate)
+    for (name, recipe), rate in zip(_CIFAR10.items(), (0.05, 0.1, 0.1), strict=True)
 }
 PROFILES: dict[str, Profile] = {
     "ci": Profile("ci", "digits", _DIGITS, _DIGITS_TUNING, True),
