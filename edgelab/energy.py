@@ -219,10 +219,10 @@ class _Plan:
                 f"layer {layer.name!r}: expected non-zero weights and effective MACs within their totals, got "
                 f"{layer.nonzero} of {layer.parameters} and {layer.effective_macs} of {layer.macs}"
             )
-        if not (self.weight_bits > 0 and self.activation_bits > 0 and self.inputs > 0 and self.outputs > 0):
+        if not min(self.weight_bits, self.activation_bits, self.inputs, self.outputs, layer.groups) > 0:
             raise EdgelabError(
-                f"layer {layer.name!r}: expected positive shapes and bit widths, got {layer.input_shape} to "
-                f"{layer.output_shape}, {layer.weight_bits} and {layer.activation_bits} bits"
+                f"layer {layer.name!r}: expected positive shapes, groups and bit widths, got {layer.input_shape} to "
+                f"{layer.output_shape}, {layer.groups} groups, {layer.weight_bits} and {layer.activation_bits} bits"
             )
 
     @property

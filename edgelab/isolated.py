@@ -38,7 +38,7 @@ class Worker:
     """A child process that runs functions one after the other. Use it in a `with` statement, which ends the child."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
-        """`seconds` is the time limit that a call begins with; the child itself starts with the first call."""
+        """`seconds` is the time limit, while there is one; the child itself starts with the first call."""
         self.seconds = seconds
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str | None] = queue.Queue()
@@ -59,7 +59,7 @@ class Worker:
         Everything is JSON. Raises EdgelabError, one line that names the file, where the function raises anything, comes
         to no end in time, or takes the child down.
         """
-        request = json.dumps({"function": function, "arguments": [str(path), *arguments], "seconds": self.seconds})
+        request = json.dumps({"function": function, "arguments": [str(path), *arguments]})
         try:
             process = self._started()
             assert process.stdin is not None
@@ -110,22 +110,21 @@ class Worker:
 
     def _reply(self, path: Path | str) -> dict[str, Any]:
         """The child's answer, or what became of it; its changes of the time limit are followed meanwhile."""
-        limit: float | None = self.seconds
-        deadline = time.monotonic() + self.seconds
+        deadline: float | None = time.monotonic() + self.seconds
         while True:
             try:
-                line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()) if limit else None)
+                line = self._lines.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 raise EdgelabError(
-                    f"{path}: not one inference has ended after {limit:g} s: the file is damaged or too large here"
+                    f"{path}: not one inference has ended after {self.seconds:g} s: "
+                    "the file is damaged or too large here"
                 ) from None
             if line is None:
                 raise EdgelabError(f"{path}: {self._ending()}: the file is damaged, or that runtime cannot run it")
             reply = json.loads(line)
-            if "limit" not in reply:
+            if "limited" not in reply:
                 return reply
-            limit = reply["limit"]
-            deadline = time.monotonic() + (limit or 0)
+            deadline = time.monotonic() + self.seconds if reply["limited"] else None
 
     def _ending(self) -> str:
         assert self._process is not None
@@ -156,11 +155,11 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def limit(seconds: float | None) -> None:
-    """Called by a function in the child: from now on it has so many seconds and `MEMORY`, or with None no limits."""
+def limit(is_limited: bool) -> None:
+    """Called by a function in the child: from now on it has no limits, or the worker's seconds, anew, and `MEMORY`."""
     if _replies is not None:
-        _limit_memory(seconds is not None)
-        _answer({"limit": seconds})
+        _limit_memory(is_limited)
+        _answer({"limited": is_limited})
 
 
 def _answer(reply: dict[str, Any]) -> None:

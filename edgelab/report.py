@@ -163,7 +163,7 @@ def gather(
     if wanted is None:
         _add_work(report, None)
         report.notes.append("the file takes no images: neither accuracy nor latency was measured")
-        isolated.limit(None)
+        isolated.limit(False)
     else:
         _add_run(report, file, wanted, name_or_path, limit, pixels)
     _add_form(report, file)
@@ -188,9 +188,9 @@ def _add_run(
     """Everything that takes images. Until the first inference has succeeded, `isolated` limits time and memory."""
     found = None
     if name and None in wanted[:2]:
-        isolated.limit(None)
+        isolated.limit(False)
         found = _fitting.find(name, file, wanted[:2])
-        isolated.limit(isolated.SECONDS)
+        isolated.limit(True)
     height, width = found[0].test.images.shape[1:3] if found else OPEN_SIZE
     shape = wanted._replace(height=wanted.height or height, width=wanted.width or width, channels=wanted.channels or 3)
     if shape != wanted and not found:
@@ -198,7 +198,7 @@ def _add_run(
     _add_work(report, shape)
     image = np.full((1, *(size or 0 for size in shape[:3])), 128, np.uint8)
     model = _fitting.Model(file, shape, file.predict(image).shape[1], labels.read(file.path))
-    isolated.limit(None)
+    isolated.limit(False)
     if name and not found:
         found = _fitting.find(name, file, shape[:2])
     images = _fitting.given(model, found[0], limit) if found else _fitting.at_hand(model, limit, pixels)

@@ -204,8 +204,8 @@ def leave(path: str, status: int) -> None:
     os._exit(status)
 
 
-def sleep(path: str, seconds: float, limits: list[float | None]) -> str:
-    """Set time limits one after the other, then take so many seconds."""
+def sleep(path: str, seconds: float, limits: list[bool]) -> str:
+    """Set and lift the limits one after the other, then take so many seconds."""
     from edgelab import isolated
 
     for limit in limits:
@@ -241,7 +241,7 @@ def allocate(path: str, size: int, is_unlimited: bool) -> int:
     from edgelab import isolated
 
     if is_unlimited:
-        isolated.limit(None)
+        isolated.limit(False)
     return int(np.empty(size, np.uint8).size)
 
 

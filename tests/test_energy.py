@@ -244,8 +244,12 @@ def test_layers_without_macs_cost_nothing():
     [
         ({"nonzero": 10**9}, r"^layer 'conv': expected non-zero weights and effective MACs within their totals, got "),
         ({"effective_macs": -1}, r"^layer 'conv': expected non-zero weights and effective MACs within their totals"),
-        ({"weight_bits": None}, r"^layer 'conv': expected positive shapes and bit widths, got .* None and 8 bits$"),
-        ({"output_shape": (0, 16, 64)}, r"^layer 'conv': expected positive shapes and bit widths, got "),
+        (
+            {"weight_bits": None},
+            r"^layer 'conv': expected positive shapes, groups and bit widths, got .* None and 8 bits$",
+        ),
+        ({"groups": 0}, r"^layer 'conv': expected positive shapes, groups and bit widths, got .* 0 groups, "),
+        ({"output_shape": (0, 16, 64)}, r"^layer 'conv': expected positive shapes, groups and bit widths, got "),
     ],
 )
 def test_impossible_layers_get_one_line(changes, message):
