@@ -6,7 +6,8 @@ on how many images are measured together, not even for files that choose their q
 
 from edgelab.artifact._formats import check_suffix, first_line, framework_of, quiet
 from edgelab.artifact._running import PIXELS, Artifact, ImageShape, Pixels, Port, Prepared, load
-from edgelab.artifact._saving import OPSET, TORCH_INPUT, save
+from edgelab.artifact._saving import save
+from edgelab.artifact._to_onnx import OPSET, TORCH_INPUT
 
 __all__ = [
     "OPSET",
