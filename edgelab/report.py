@@ -164,11 +164,12 @@ def gather(
         _add_work(report, None)
         report.notes.append("the file takes no images: neither accuracy nor latency was measured")
         isolated.limit(False)
+        report.explain = {} if explain else None
     else:
-        _add_run(report, file, wanted, name_or_path, limit, pixels)
+        image = _add_run(report, file, wanted, name_or_path, limit, pixels)
+        if explain:
+            _add_explanation(report, file, image)
     _add_form(report, file)
-    if explain:
-        _add_explanation(report, file)
     return asdict(report)
 
 
@@ -184,8 +185,11 @@ def _image_shape(file: Artifact, must_be: bool) -> ImageShape | None:
 
 def _add_run(
     report: Report, file: Artifact, wanted: ImageShape, name: str | None, limit: int | None, pixels: str
-) -> None:
-    """Everything that takes images. Until the first inference has succeeded, `isolated` limits time and memory."""
+) -> np.ndarray:
+    """Everything that takes images; returns one of noise, in the file's size.
+
+    Until the first inference has succeeded, `isolated` limits time and memory.
+    """
     found = None
     if name and None in wanted[:2]:
         isolated.limit(False)
@@ -196,7 +200,7 @@ def _add_run(
     if shape != wanted and not found:
         report.notes.append(f"the file leaves the size of its images open: {_text(shape[:2])} was taken")
     _add_work(report, shape)
-    image = np.full((1, *(size or 0 for size in shape[:3])), 128, np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (1, *(size or 0 for size in shape[:3])), np.uint8)
     model = _fitting.Model(file, shape, file.predict(image).shape[1], labels.read(file.path))
     isolated.limit(False)
     if name and not found:
@@ -208,6 +212,7 @@ def _add_run(
     else:
         _add_accuracy(report, model, images, pixels)
     _add_latency(report, file, image)
+    return image
 
 
 def _add_accuracy(report: Report, model: _fitting.Model, images: _fitting.Images, pixels: str) -> None:
@@ -262,11 +267,11 @@ def _add_latency(report: Report, file: Artifact, image: np.ndarray) -> None:
         report.latency_ms, report.told["latency"] = round(latency.median_ms, 6), str(latency)
 
 
-def _add_explanation(report: Report, file: Artifact) -> None:
+def _add_explanation(report: Report, file: Artifact, image: np.ndarray) -> None:
     from edgelab import explain
 
-    speed = _or_note(report, lambda: explain.int8(file.path, threads=file.threads).verdict)
-    size = _or_note(report, lambda: explain.sparsity(file.path, threads=file.threads).verdict)
+    speed = _or_note(report, lambda: explain.int8(file.path, image=image, threads=file.threads).verdict)
+    size = _or_note(report, lambda: explain.sparsity(file.path, image=image, threads=file.threads).verdict)
     report.explain = {name: verdict for name, verdict in (("int8", speed), ("sparsity", size)) if verdict}
 
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -468,6 +469,24 @@ heavy = {{"torch", "tensorflow", "keras", "tf_keras", "onnx", "onnxruntime", "pa
 print(*sorted(heavy & set(sys.modules)))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_an_explanation_takes_the_size_and_threads_that_the_rest_took(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgelab import explain
+
+    asked = []
+
+    def answer(path: Path, image: np.ndarray, threads: int) -> SimpleNamespace:
+        asked.append((path.name, image.shape, image.dtype.name, threads))
+        return SimpleNamespace(verdict=f"verdict {len(asked)}")
+
+    monkeypatch.setattr(explain, "int8", answer)
+    monkeypatch.setattr(explain, "sparsity", answer)
+    path = onnx_file(tmp_path / "m.onnx", sizes=("n", "h", "w", 3), properties=NAMED)
+    assert gathered(path, folder, threads=2, explain=True).explain == {"int8": "verdict 1", "sparsity": "verdict 2"}
+    assert asked == [("m.onnx", (1, 8, 8, 3), "uint8", 2)] * 2
 
 
 def test_the_runtime_gets_the_threads_that_were_asked_for(tmp_path: Path, folder: Path) -> None:
