@@ -23,8 +23,8 @@ def _weights(pruned: bool) -> tuple[np.ndarray, np.ndarray]:
     return conv.astype(np.float32), dense.astype(np.float32)
 
 
-def onnx_file(path: Path, quantized: bool, pruned: bool = False, size: int | str = 32) -> Path:
-    """An .onnx file; int8 with quantization inside where `quantized`."""
+def onnx_file(path: Path, quantized: bool, pruned: bool = False, size: int | str = 32, unsigned: bool = False) -> Path:
+    """An .onnx file; int8 with quantization inside where `quantized`, weights with a zero point where `unsigned`."""
     from onnx import TensorProto, helper, numpy_helper, save
 
     conv, dense = _weights(pruned)
@@ -42,11 +42,11 @@ def onnx_file(path: Path, quantized: bool, pruned: bool = False, size: int | str
     graph = helper.make_graph(nodes, "small", ports[:1], ports[1:], stored)
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     if quantized:
-        _quantize(path)
+        _quantize(path, unsigned)
     return path
 
 
-def _quantize(path: Path) -> None:
+def _quantize(path: Path, unsigned: bool) -> None:
     """Rewrite the .onnx file at `path` with 8-bit weights and activations."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -56,8 +56,9 @@ def _quantize(path: Path) -> None:
         def get_next(self) -> dict[str, np.ndarray] | None:
             return left.pop() if left else None
 
-    types = {"weight_type": QuantType.QInt8, "activation_type": QuantType.QUInt8, "quant_format": QuantFormat.QDQ}
-    quantize_static(path, path, Reader(), per_channel=True, reduce_range=True, **types)
+    weights = QuantType.QUInt8 if unsigned else QuantType.QInt8
+    types = {"weight_type": weights, "activation_type": QuantType.QUInt8, "quant_format": QuantFormat.QDQ}
+    quantize_static(path, path, Reader(), per_channel=not unsigned, reduce_range=True, **types)
 
 
 class _Builder:

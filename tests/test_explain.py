@@ -18,9 +18,10 @@ from edgelab.explain import _onnxruntime as ort
 from edgelab.explain import _sparsity as sparse
 from edgelab.explain._processor import processor_sentence
 from edgelab.explain._profile import BUILT_IN, ONNX_RUNTIME, XNNPACK, counterparts
-from edgelab.explain._weights import weights, without_zeros
+from edgelab.explain._weights import _filled, weights, without_zeros
 from edgelab.latency import Latency, Ratio
 from edgelab.layers import Layer, layer_table
+from edgelab.storage import sparse_sizes
 
 AVX2, VNNI, NEON, DOTPROD = ("avx2",), ("avx2", "avx_vnni"), ("neon",), ("neon", "dotprod")
 ON = "runtime 1, 1 thread, batch 1, Chip"
@@ -124,6 +125,7 @@ def test_one_operator_may_lose_more_than_the_whole_network() -> None:
         ({}, 1, VNNI, "its one input channel costs as much as 8"),
         ({}, 8, AVX2, ""),
         ({}, 3, NEON, ""),
+        ({"kernel": ONNX_RUNTIME}, 3, AVX2, ""),
         ({"kernel": BUILT_IN}, 3, AVX2, "in float32; XNNPACK runs it in float32 but not in int8."),
         ({"arithmetic": "float32"}, 3, AVX2, ""),
     ],
@@ -149,6 +151,35 @@ def test_what_fell_back_is_named_with_its_share() -> None:
         "1 of 4 operators run in XNNPACK's int8 kernels; SOFTMAX in LiteRT's (18 % of the time); MEAN in float32 (9 %"
         " of the time); CONV_2D on values that are quantized at run time (9 % of the time)." in report(ours).verdict
     )
+
+
+def test_the_kernels_that_make_the_macs_come_first() -> None:
+    ours = profile(operator(0.2, 9000), operator(0.8, kind="HARD_SWISH", kernel=BUILT_IN))
+    said = "1 of 2 operators run in XNNPACK's int8 kernels; HARD_SWISH in LiteRT's (80 % of the time)."
+    assert said in report(ours).verdict and "80 % of the operators' time is HARD_SWISH." in report(ours).verdict
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "ratio"),
+    [
+        ((1.1, 0.0), (1.0, 0.5), 1.2),
+        ((0.9, 0.5), (1.0, 0.0), 0.8),
+        ((0.9, 0.5), (1.0, 0.0), 1.3),
+        ((1.1, 0.0), (1.0, 0.5), 0.8),
+    ],
+)
+def test_macs_are_no_reason_where_they_go_the_other_way(
+    ours: tuple[float, float], theirs: tuple[float, float], ratio: float
+) -> None:
+    """Milliseconds of the layer with MACs and of an addition: no two of MACs, sum and ratio need to agree."""
+    mine, other = (profile(operator(ms, 10000), operator(rest, kind="ADD")) for ms, rest in (ours, theirs))
+    verdict = report(mine, other, ratio).verdict
+    assert "float32 GMAC/s. By hand" in verdict
+
+
+def test_only_int8_operators_count_for_the_speed_of_int8() -> None:
+    ours = profile(operator(0.1, 9000), operator(0.9, 1000, arithmetic="float32"))
+    assert "measured: 0.0900 int8 against 0.0100 float32 GMAC/s" in report(ours, FLOAT, 1.0).verdict
 
 
 def test_a_kernel_that_loses_to_the_plain_one_is_named() -> None:
@@ -257,6 +288,40 @@ def test_an_operator_cut_out_computes_what_it_does_in_the_network(tmp_path: Path
         assert np.ptp(expected) > 0 and sources == [int(op.inputs[0])]
 
 
+def test_times_go_to_the_calls_they_belong_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call number k takes 10 + k ms: two additions, then each file's network in either way and its operators."""
+    made: list[bool] = []
+    interpreter_of = litert.interpreter_of
+
+    def noted(threads: int, *, delegates: bool, **options: object) -> object:
+        made.extend([delegates] if "model_content" in options else [])
+        return interpreter_of(threads, delegates=delegates, **options)
+
+    monkeypatch.setattr(litert, "interpreter_of", noted)
+    monkeypatch.setattr(litert, "interleaved", lambda calls, *_, **__: 10.0 + np.arange(len(calls))[None])
+    files = [artifact.load(tflite_file(tmp_path / f"{kind}.tflite", kind == "int8")) for kind in ("int8", "float")]
+    ours, theirs = litert.profiles(files, IMAGE)
+    assert made == [True, False] + [False, False] + [True, False] * 2 + [True, False] * 4 + [True, False]
+    assert (ours.call_ms, ours.whole_ms, ours.plain_ms) == (10, 12, 13)
+    assert [o.ms for o in ours.operators] == [14 - 10, 16 - 11, 18 - 10, 20 - 10], "the second runs without XNNPACK"
+    assert [o.plain_ms for o in ours.operators] == [15 - 11, 17 - 11, 19 - 11, 21 - 11]
+    assert (theirs.whole_ms, theirs.plain_ms) == (22, 23)
+    assert [o.ms for o in theirs.operators] == [14, 16, 18, 20]
+
+
+def test_another_batch_is_fed_and_mixed_numbers_are_named(tmp_path: Path) -> None:
+    file = artifact.load(tflite_file(tmp_path / "m.tflite", False))
+    graph = litert.Graph(file.path, (32, 32, 3))
+    (conv, *_), images = graph.graph.operators, np.ones((2, 32, 32, 3), np.float32)
+    alone = litert.interpreter_of(1, delegates=True, model_content=litert.cut_out(graph, conv)[0])
+    litert._feed(alone, [images])
+    alone.invoke()
+    assert alone.get_tensor(alone.get_output_details()[0]["index"]).shape == (2, 16, 16, 8)
+    assert litert._arithmetic(graph, conv) == "float32"
+    graph.graph.tensors[conv.inputs[1]].type = next(k for k, name in graph.types.items() if name == "INT8")
+    assert litert._arithmetic(graph, conv) == "float32 values, int8 weights"
+
+
 def test_an_operator_that_cannot_run_alone_has_no_time(
     tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,9 +343,9 @@ def test_operators_of_an_onnx_file_are_those_of_the_optimised_graph(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     files = [artifact.load(onnx_file(tmp_path / f"{kind}.onnx", kind == "int8")) for kind in ("int8", "float")]
-    before = sorted(path.name for path in tmp_path.iterdir())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     ours, theirs = ort.profiles(files, IMAGE)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before, "profiles are written elsewhere and removed"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before, "notes are written elsewhere"
     assert [o.kind for o in ours.operators if o.layer.macs] == ["QLinearConv", "QGemm"]
     assert {o.arithmetic for o in ours.operators if o.layer.macs} == {"int8"}
     assert {"QuantizeLinear", "DequantizeLinear"} <= {o.kind for o in ours.operators}
@@ -291,6 +356,48 @@ def test_operators_of_an_onnx_file_are_those_of_the_optimised_graph(
         assert sum(o.layer.macs for o in found.operators) == layer_table(file.path).macs > 0
         assert found.plain_ms is None and 0 < found.call_ms < found.sum_ms
     assert sum(o.group == "quantize and dequantize" for o in ours.operators) >= 2
+
+
+def test_the_network_is_timed_without_the_profiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls number 0 to 2 are noted down (the chain and two files), 3 and 4 are the files alone."""
+
+    def fake(calls: list, *_: float, **__: int) -> np.ndarray:
+        for call in calls * 2:
+            call()
+        return np.arange(len(calls))[None] * 10.0
+
+    monkeypatch.setattr(ort, "interleaved", fake)
+    files = [artifact.load(onnx_file(tmp_path / f"{name}.onnx", False)) for name in "ab"]
+    assert [found.whole_ms for found in ort.profiles(files, IMAGE)] == [30, 40]
+
+
+def test_what_noting_costs_is_taken_off_and_an_unknown_graph_is_no_obstacle(tmp_path: Path) -> None:
+    note = {"name": "a_kernel_time", "args": {"op_name": "QLinearConv", "output_type_shape": [{"uint8": [1, 4, 8]}]}}
+
+    class Session:
+        optimised, shape = tmp_path / "none.onnx", (3, 32, 32)
+
+        def events(self) -> list:
+            return [ort._Event([{**note, "dur": us}]) for us in (7, 1)]
+
+    first, second = ort._operators(Session(), 0.002)
+    assert (first.ms, second.ms) == pytest.approx((0.005, 0.0))
+    assert (first.kind, first.layer.output_shape, first.layer.macs) == ("QLinearConv", (4, 8), 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        ("QLinearConv", "uint8", "int8"),
+        ("QLinearConv", "int8", "int8"),
+        ("Conv", "float", "float32"),
+        ("DynamicQuantizeMatMul", "float", "float32 values, int8 weights"),
+        ("DynamicQuantizeLinear", "float", "float32"),
+    ],
+)
+def test_onnx_numbers_are_named(kind: str, values: str, expected: str) -> None:
+    args = {"op_name": kind, "input_type_shape": [{values: [1]}]}
+    assert ort._arithmetic(ort._Event([{"name": "a", "dur": 1, "args": args}])) == expected
 
 
 def test_the_profilers_notes_are_averaged_over_the_middle_half() -> None:
@@ -308,6 +415,7 @@ def test_both_files_are_explained_together(tmp_path: Path, quick: None, make, su
     found = explain.int8(ours, theirs)
     assert found.verdict.startswith(f"int8.{suffix} takes ") and f"float.{suffix} " in found.verdict
     assert found.ratio and found.ratio.names == (f"int8.{suffix}", f"float.{suffix}")
+    assert found.latency is found.ratio.first
     frame = found.to_frame()
     assert frame["float32_ms"][frame["macs"] > 0].notna().all() and (frame["macs"] > 0).sum() == 2
     alone = explain.int8(str(ours), image=IMAGE)
@@ -333,7 +441,11 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
 # Zeros
 
 
-@pytest.mark.parametrize("make", [tflite_file, onnx_file])
+def unsigned_file(path: Path, quantized: bool, pruned: bool) -> Path:
+    return onnx_file(path, quantized, pruned, unsigned=True)
+
+
+@pytest.mark.parametrize("make", [tflite_file, onnx_file, unsigned_file])
 @pytest.mark.parametrize("quantized", [True, False])
 def test_zeros_are_found_where_they_are(tmp_path: Path, make, quantized: bool) -> None:
     """Filter 2 of the convolution is zero, as are input channel 1 and, in the dense layer, three of every four."""
@@ -347,6 +459,8 @@ def test_zeros_are_found_where_they_are(tmp_path: Path, make, quantized: bool) -
     assert (first.filters, first.zero_filters, first.channels, first.zero_channels) == (8, 1, 3, 1)
     assert (second.filters, second.zero_filters, second.channels, second.zero_channels) == (4, 0, 8, 6)
     assert (first.two_of_four, second.two_of_four, first.in_blocks) == (None, True, None)
+    formats = sparse_sizes(layer_table(path)).layers[0]
+    assert (first.mask_bytes, first.csr_bytes) == (-(-formats.mask_bits // 8), -(-formats.csr_bits // 8))
     assert first.bytes == 216 * (1 if quantized else 4) and 0 < first.gzip_bytes != first.bytes
 
 
@@ -364,6 +478,14 @@ def test_the_copy_without_zeros_is_else_the_same(tmp_path: Path, make, quantized
         np.testing.assert_array_equal(new.values[kept], old.values[kept])
         assert np.abs(new.values[~kept]).max() <= np.quantile(np.abs(old.values[kept]), 0.05)
         assert len(np.unique(new.values[~kept])) > 1
+
+
+@pytest.mark.parametrize("limit", [-128, 127])
+def test_a_zero_at_the_end_of_the_range_is_filled_inwards(limit: int) -> None:
+    stored = np.array([limit] * 200 + [0] * 40, np.int8)
+    filled = _filled(stored, stored.astype(int) - limit)
+    assert (filled[:200] != limit).all() and (filled[200:] == 0).all()
+    assert (np.abs(filled[:200].astype(int) - limit) < 128).all()
 
 
 def test_blocks_and_the_pattern_are_counted_along_the_input_channels() -> None:
@@ -436,6 +558,11 @@ def test_zero_filters_and_the_pattern_are_named() -> None:
     )
 
 
+def test_a_pattern_in_few_layers_is_no_pattern() -> None:
+    rows = tuple(replace(ROW, two_of_four=following) for following in (True, False, False))
+    assert "2:4" not in sparse._pattern(rows) and "2 of the 3 pruned" in sparse._pattern((*rows[:2], rows[0]))
+
+
 def test_a_network_that_was_not_pruned() -> None:
     verdict = SparsityReport("m.onnx", (replace(ROW, zeros=0),), "").verdict
     assert verdict == "m.onnx is not pruned: none of its 1,000 weights is zero."
@@ -491,6 +618,5 @@ def test_a_pruned_file_is_explained(tmp_path: Path, quick: None, make, suffix: s
     other = explain.sparsity(path, make(tmp_path / f"dense.{suffix}", False), IMAGE)
     assert other.files and other.files.dense_name == f"dense.{suffix}"
     assert other.ratio and other.ratio.names[1] == f"dense.{suffix}"
-    assert explain.sparsity(make(tmp_path / f"d.{suffix}", False)).verdict == (
-        f"d.{suffix} is not pruned: none of its 248 weights is zero."
-    )
+    full = explain.sparsity(make(tmp_path / f"d.{suffix}", False))
+    assert full.verdict == f"d.{suffix} is not pruned: none of its 248 weights is zero." and full.ratio is None

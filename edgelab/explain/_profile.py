@@ -47,8 +47,8 @@ class Operator:
 
     @property
     def floats(self) -> bool:
-        """Whether it computes in floating point; conversions and values quantized on the way in do not count."""
-        return self.group != CONVERSION and self.arithmetic.startswith("float") and "weights" not in self.arithmetic
+        """Whether it takes floating point numbers and does not quantize them on the way in."""
+        return self.arithmetic.startswith("float") and "weights" not in self.arithmetic
 
 
 @dataclass(frozen=True)
