@@ -80,7 +80,7 @@ _DIGITS_TUNING = {
 }
 _CIFAR10_TUNING = {
     name: replace(recipe, epochs=4, peak_rate=rate)
-    for (name, recipe), rate in zip(_CIFAR10.items(), (0.05, 0.1, 0.1), strict=True)
+    for (name, recipe), rate in zip(_CIFAR10.items(), (0.02, 0.1, 0.1), strict=True)
 }
 PROFILES: dict[str, Profile] = {
     "ci": Profile("ci", "digits", _DIGITS, _DIGITS_TUNING, True),

@@ -59,7 +59,7 @@ def test_the_recipes_behind_the_published_checkpoints() -> None:
         assert profile.data == "cifar10"
         assert dict(profile.recipes) == {"plain_cnn": plain, "resnet8": resnet8, "ds_cnn": ds_cnn}
         assert dict(profile.fine_tuning) == {
-            "plain_cnn": dataclasses.replace(plain, epochs=4, peak_rate=0.05),
+            "plain_cnn": dataclasses.replace(plain, epochs=4, peak_rate=0.02),
             "resnet8": dataclasses.replace(resnet8, epochs=4, peak_rate=0.1),
             "ds_cnn": dataclasses.replace(ds_cnn, epochs=4, peak_rate=0.1),
         }
