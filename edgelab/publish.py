@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from edgelab import profiles, runs
 from edgelab.files import atomic_path
+
+if TYPE_CHECKING:
+    from edgelab import zoo
 
 EXTRA_KEYS = ["metadata.papermill", "cell.metadata.papermill", "cell.metadata.execution"]
 IDENTITY = ("chapter", "technique", "framework", "runtime", "model", "data", "seed")
@@ -120,6 +126,17 @@ def _keep_picture(root: Path) -> None:
             temporary.write_bytes(figure.svg)
 
 
+def _is_kept(checkpoint: zoo.Checkpoint, path: Path) -> bool:
+    """Whether `path` holds this very checkpoint; written anew, its header could be in another order."""
+    from edgelab import zoo
+
+    if not path.exists():
+        return False
+    kept = zoo.load(path)
+    same = all(np.array_equal(kept.arrays[name], array) for name, array in checkpoint.arrays.items())
+    return same and replace(kept, arrays={}) == replace(checkpoint, arrays={})
+
+
 def _keep_checkpoints(models: Iterable[str], profile: profiles.Profile) -> None:
     """Keep this machine's checkpoints of `models` for the profile `zoo`, in place of those an earlier recipe gave."""
     from edgelab import data, zoo
@@ -131,7 +148,9 @@ def _keep_checkpoints(models: Iterable[str], profile: profiles.Profile) -> None:
     for model in wanted:
         checkpoint = zoo.find(model, dataset, profile.recipes[model], kept=False)
         if checkpoint:
-            path = zoo.keep(checkpoint, zoo.KEPT)
+            path = zoo.KEPT / f"{checkpoint.key}.safetensors"
+            if not _is_kept(checkpoint, path):
+                zoo.keep(checkpoint, zoo.KEPT)
             for other in zoo.KEPT.glob(f"{path.stem.rpartition('-')[0]}-*.safetensors"):
                 if other != path:
                     other.unlink()

@@ -262,9 +262,9 @@ def test_a_missing_file_and_an_unknown_suffix_are_named(tmp_path: Path) -> None:
 def test_the_suffix_must_go_with_the_model(tmp_path: Path, torch_model, keras_model) -> None:
     with pytest.raises(EdgelabError, match=r"a \.tflite file is made from a tf_keras model, got Sequential"):
         artifact.save(torch_model, tmp_path / "m.tflite")
-    with pytest.raises(EdgelabError, match=r"a \.onnx file is made from a torch module or an .onnx file, got Sequential"):
+    with pytest.raises(EdgelabError, match=r"a \.onnx file is made from a torch module or an \.onnx .*got Seq"):
         artifact.save(keras_model, tmp_path / "m.onnx")
-    with pytest.raises(EdgelabError, match="made from a torch module or an .onnx file, got dict"):
+    with pytest.raises(EdgelabError, match=r"made from a torch module or an \.onnx file, got dict"):
         artifact.save({}, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
 

@@ -27,7 +27,11 @@ def direct(*extras: str) -> dict[str, Requirement]:
 
 def pins(lines: list[str]) -> dict[str, str]:
     """Versions by canonical name, from the lines that say name==version."""
-    return {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines if "==" in line}
+    return {
+        canonicalize_name(line.split("==")[0]): line.split("==")[1].split(";")[0].strip()
+        for line in lines
+        if "==" in line
+    }
 
 
 def constraints() -> dict[str, str]:

@@ -218,10 +218,14 @@ def test_whole_numbers_of_any_kind_have_their_thousands_marked() -> None:
     assert Outline(plots.table(frame, "x").html).text[3:] == ["12,345", "12,345", "6"]
 
 
-def test_short_names_lose_the_folder_they_share_and_what_is_too_long() -> None:
+def test_short_names_are_those_of_the_network() -> None:
     assert _base.short_names(["a/b/c", "a/b/d/e", "a/bb/f"]) == ["b/c", "b/d/e", "bb/f"]
     assert _base.short_names(["conv", "a/dense"]) == ["conv", "a/dense"]
-    assert _base.short_names(["a/b", "a/b"]) == ["b", "b"] and _base.short_names(["a/b/c"]) == ["c"]
+    assert _base.short_names(["a/b/c"]) == ["a/b/c"]
+    tflite = ["net/stem/relu/Relu", "net/a/bn/FusedBatchNormV3", "net/a/shortcut/BiasAdd", "StatefulPartitionedCall:0"]
+    assert _base.short_names(tflite) == ["stem", "a", "a/shortcut", "...efulPartitionedCall:0"]
+    assert _base.short_names(["net/a/Relu", "net/a/bn", "net/b/bn"]) == ["a/Relu", "a/bn", "b"], "two of a name stay"
+    assert _base.short_names(["Relu", "bn"]) == ["Relu", "bn"], "a name is never empty"
     assert _base.short_names(["x" * 24, "start" + "y" * 21]) == ["x" * 24, "..." + "y" * 21]
 
 

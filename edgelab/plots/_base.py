@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
-from itertools import takewhile
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +33,12 @@ STYLE: dict[Any, Any] = {
 }
 WIDTH = 5.9  # inches; text stays readable where a phone shows the figure at two thirds of its size
 LONGEST_LABEL = 24
+# What TensorFlow's converter appends to a layer's name for the operators it has fused.
+OPERATORS = {"BiasAdd", "Conv2D", "FusedBatchNormV3", "MatMul", "Relu", "Relu6", "bn", "depthwise_conv", "relu"}
 TABLE_STYLE = "border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:0.82em"
-CELL_STYLE = "padding:0.2em 0.4em;white-space:nowrap;border-bottom:1px solid #8888;text-align:"
+CELL_STYLE = "padding:0.2em 0.35em;border-bottom:1px solid #8888;"
+SIDES = {"left": "text-align:left", "right": "white-space:nowrap;text-align:right"}
+MOST_ROWS = 25  # that are shown without scrolling
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,14 +90,13 @@ def table(frame: pd.DataFrame, caption: str) -> Table:
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     title = f'<caption style="text-align:left">{escape(caption)}</caption>'
     inner = f"{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-    return Table(
-        f'<div style="overflow:auto;max-height:28em"><table style="{TABLE_STYLE}">{inner}</table></div>', caption
-    )
+    height = ";max-height:28em" if len(frame) > MOST_ROWS else ""
+    return Table(f'<div style="overflow:auto{height}"><table style="{TABLE_STYLE}">{inner}</table></div>', caption)
 
 
 def _cell(tag: str, text: str, side: str) -> str:
     scope = ' scope="col"' if tag == "th" else ""
-    return f'<{tag}{scope} style="{CELL_STYLE}{side}">{escape(text)}</{tag}>'
+    return f'<{tag}{scope} style="{CELL_STYLE}{SIDES[side]}">{escape(text)}</{tag}>'
 
 
 def _shown(value: object) -> str:
@@ -130,11 +132,24 @@ def plain_numbers(axis: Axis, steps: Sequence[int]) -> None:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """`names` without the folder they all lie in, and shortened at the front where they are long."""
-    folders = [name.split("/")[:-1] for name in names]
-    shared = len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))))
-    rest = ["/".join(name.split("/")[shared:]) for name in names]
-    return [name if len(name) <= LONGEST_LABEL else f"...{name[3 - LONGEST_LABEL :]}" for name in rest]
+    """Layers' `names` without the folder they all lie in and the operators a converter appends to a name.
+
+    The names of a .tflite file, such as "net/stage1/a/relu/Relu", become those of the network: "stage1/a". Where two
+    would be the same they stay as they are. What is still long is shortened at the front.
+    """
+    parts = [name.split("/") for name in names]
+    lying = [folders for folders in parts if len(folders) > 1]
+    shared = 1 if len(lying) > 1 and len({folders[0] for folders in lying}) == 1 else 0
+    rest = [folders[shared:] if len(folders) > 1 else folders for folders in parts]
+    cut = ["/".join(_without_operators(folders)) for folders in rest]
+    told = [short if cut.count(short) == 1 else "/".join(long) for short, long in zip(cut, rest, strict=True)]
+    return [name if len(name) <= LONGEST_LABEL else f"...{name[3 - LONGEST_LABEL :]}" for name in told]
+
+
+def _without_operators(folders: Sequence[str]) -> Sequence[str]:
+    while len(folders) > 1 and folders[-1] in OPERATORS:
+        folders = folders[:-1]
+    return folders
 
 
 def to_svg(canvas: Canvas) -> bytes:
