@@ -8,7 +8,7 @@ files: how far another training run would differ is another question (Dietterich
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -21,11 +21,12 @@ from edgelab.measure import CONFIDENCE, Accuracy, predictions, wilson
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Comparison", "Confusion", "compare", "confusion", "per_class_drop", "predictions"]
+__all__ = ["Comparison", "Confusion", "against", "compare", "confusion", "per_class_drop", "predictions"]
 
 SIGNIFICANT = 0.05
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 STEPS = 60
+POINTS = {"points": "difference", "low": "low", "high": "high"}
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,27 @@ def compare(reference: np.ndarray, other: np.ndarray, labels: np.ndarray) -> Com
         high=high,
         p_value=_exact_p(lost, gained),
     )
+
+
+def against(reference: np.ndarray, others: Mapping[str, np.ndarray], labels: np.ndarray) -> pd.DataFrame:
+    """`compare` of several files with one `reference`, one row a file, in percentage points and percent.
+
+    Columns: `file`, the key in `others`; `points`, the difference in accuracy, with its 95 % interval from `low` to
+    `high`; images `lost` and `gained`; `same class`, the share of images given the same class, percent; `p` of
+    McNemar's exact test, and `p_holm`, which allows for the number of files.
+    Raises EdgelabError where `compare` does.
+    """
+    import pandas as pd
+
+    rows = []
+    for name, predicted in others.items():
+        found = compare(reference, predicted, labels)
+        points = {key: 100 * getattr(found, value) for key, value in POINTS.items()}
+        rows.append({"file": name, **points, "lost": found.only_reference, "gained": found.only_other})
+        rows[-1] |= {"same class": 100 * found.agreement, "p": found.p_value}
+    columns = ["file", *POINTS, "lost", "gained", "same class", "p"]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.assign(p_holm=_holm(frame["p"].to_numpy(float)))
 
 
 def _class_numbers(**arrays: np.ndarray) -> list[np.ndarray]:

@@ -73,6 +73,20 @@ def operators(file: Artifact, image: np.ndarray) -> list[Operator]:
     ]
 
 
+def windows(op: Operator) -> np.ndarray:
+    """What a convolution sees at every output position: its input less the zero point, (H, W, channels, k, k) int64.
+
+    For operators of `operators`, quantized, of padding `same` and a square kernel.
+    """
+    source, kernel = op.inputs[0], op.inputs[1].values.shape[1]
+    size, out = source.values.shape[1], op.output.values.shape[1]
+    stride = -(-size // out)
+    total = max((out - 1) * stride + kernel - size, 0)
+    margin = (total // 2, total - total // 2)
+    padded = np.pad(source.values[0] - source.zero_point, (margin, margin, (0, 0)))
+    return np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), (0, 1))[::stride, ::stride]
+
+
 def _interpreter(file: Artifact, reference: bool) -> Any:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import brightest, coloured
 
-from edgelab import measure
+from edgelab import comparison, measure
 from edgelab.comparison import Comparison, compare, confusion, per_class_drop, predictions
 from edgelab.errors import EdgelabError
 
@@ -257,3 +257,17 @@ def test_corrected_p_never_falls_below_that_of_a_stronger_class() -> None:
     other = labels.copy()
     other[:6], other[40:46] = 2, 2
     assert per_class_drop(labels, other, labels, "abc")["p_holm"].tolist()[:2] == pytest.approx([4 / 64, 4 / 64])
+
+
+def test_several_files_against_one() -> None:
+    labels = np.repeat([0, 1], 50)
+    worse, other = labels.copy(), labels.copy()
+    worse[:10], other[:6] = 1, 1
+    frame = comparison.against(labels, {"worse": worse, "same": labels, "other": other}, labels)
+    columns = ["file", "points", "low", "high", "lost", "gained", "same class", "p", "p_holm"]
+    assert list(frame.columns) == columns and frame["file"].tolist() == ["worse", "same", "other"]
+    assert frame["points"].tolist() == pytest.approx([-10, 0, -6]) and frame["lost"].tolist() == [10, 0, 6]
+    assert frame["same class"].tolist() == pytest.approx([90, 100, 94]) and frame["gained"].tolist() == [0, 0, 0]
+    assert ((frame["low"] <= frame["points"]) & (frame["points"] <= frame["high"])).all()
+    assert frame["p_holm"].tolist() == pytest.approx([3 / 512, 1, 2 / 32])
+    assert comparison.against(labels, {}, labels).columns.tolist() == columns

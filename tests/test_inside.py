@@ -56,6 +56,18 @@ def test_operators_hold_what_was_read_and_written(files) -> None:
     assert np.abs(sums * scale + dense.output.zero_point - dense.output.values).max() <= 0.51
 
 
+def test_windows_times_weights_are_the_sums_of_every_convolution(files) -> None:
+    ops = [op for op in inside.operators(files["tflite_int8"], IMAGES[:1]) if op.kind == "CONV_2D"]
+    assert {op.output.values.shape[1] for op in ops} == {32, 16, 8} and len(ops) == 9
+    for op in ops:
+        source, weights, bias = op.inputs
+        seen = inside.windows(op)
+        assert seen.shape[:3] == (*op.output.values.shape[1:3], source.values.shape[3])
+        sums = np.einsum("hwcij,oijc->hwo", seen, weights.values.astype(int)) + bias.values
+        found = sums * (source.scale * weights.scale / op.output.scale) + op.output.zero_point
+        assert np.abs(np.clip(found, -128, 127) - op.output.values[0]).max() <= 0.51
+
+
 @pytest.mark.parametrize("suffix", ["tflite", "onnx"])
 def test_the_report_names_layers_in_order_and_is_plausible(suffix: str, files) -> None:
     report = inside.layer_errors(files[suffix], files[f"{suffix}_int8"], IMAGES[:4])
