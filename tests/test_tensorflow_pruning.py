@@ -142,6 +142,28 @@ def test_a_pruned_file_agrees_with_the_network_and_compresses_better(tmp_path: P
     assert np.allclose(files[1].predict(images), train.logits(pruned, images), atol=1e-5)
 
 
+def test_what_the_chapter_says_of_tfmot() -> None:
+    """A frozen layer is pruned like any other, no depthwise layer is, and fewer than `frequency` steps do nothing."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 4))
+    frozen = keras.layers.Conv2D(8, 3, name="frozen", trainable=False)
+    depthwise = keras.layers.DepthwiseConv2D(3, name="depthwise")
+    x = keras.layers.Flatten()(depthwise(frozen(image)))
+    model = keras.Model(image, keras.layers.Dense(2)(x))
+    before = frozen.kernel.numpy()
+    zeros = {}
+    for frequency in (100, 1):
+        schedule = sparsity_tools.PolynomialDecay(0.0, 0.5, 0, 8, frequency=frequency)
+        wrapped = sparsity_tools.prune_low_magnitude(model, schedule)
+        wrapped.compile("sgd", "mse")
+        data = np.ones((80, 8, 8, 4), np.float32), np.ones((80, 2), np.float32)
+        wrapped.fit(*data, 10, verbose=0, callbacks=[sparsity_tools.UpdatePruningStep()])
+        zeros[frequency] = [float((layer.get_weights()[0] == 0).mean()) for layer in (frozen, depthwise)]
+    assert zeros == {100: [0, 0], 1: [0.5, 0]}
+    left = frozen.kernel.numpy() != 0
+    assert np.array_equal(frozen.kernel.numpy()[left], before[left])
+
+
 def with_nan() -> keras.Model:
     model = models.build("resnet8")
     kernel = model.get_layer("fc").kernel
