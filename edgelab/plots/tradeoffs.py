@@ -85,9 +85,10 @@ def _told(row: Mapping[str, Any]) -> str:
 
 
 def results(records: Sequence[Record], caption: str) -> Table:
-    """The table under every "Measure" section: one row a file; the technique is shown where there are several.
+    """The tables under every "Measure" section: what each file gives and weighs, and below it what a run of it takes.
 
-    What was measured for none of `records` has no column. Raises EdgelabError where there are no records.
+    One row a file; the technique is shown where there are several. What was measured for none of `records` has no
+    column. Raises EdgelabError where there are no records.
     """
     import pandas as pd
 
@@ -112,7 +113,11 @@ def results(records: Sequence[Record], caption: str) -> Table:
     frame = pd.DataFrame(rows).astype({"RAM": "Int64"}).dropna(axis="columns", how="all")
     if frame["technique"].nunique() == 1:
         frame = frame.drop(columns="technique")
-    return table(frame, f"{caption}. {_units(frame, records)}")
+    costs = list(frame.columns).index("MACs")
+    whose = [name for name in ("model", "technique", "runtime") if name in frame]
+    parts = (caption, frame.iloc[:, :costs]), ("What a run takes", frame[[*whose, *frame.columns[costs:]]])
+    tables = [table(part, f"{title}. {_units(part, records)}".strip()) for title, part in parts]
+    return Table("".join(part.html for part in tables), " ".join(part.caption for part in tables))
 
 
 def _three_digits(value: float | None) -> float | None:
@@ -130,7 +135,7 @@ def _units(frame: pd.DataFrame, records: Sequence[Record]) -> str:
         "ms": f"ms: median latency of an image, {_places(records)}",
     }
     told = "; ".join(meaning for name, meaning in meanings.items() if name in frame)
-    return f"{told[0].upper()}{told[1:]}."
+    return f"{told[0].upper()}{told[1:]}." if told else ""
 
 
 def _places(records: Sequence[Record]) -> str:
