@@ -45,8 +45,9 @@ def test_a_profile_has_a_recipe_for_every_model(name: str) -> None:
 
     profile = profiles.get(name)
     assert profile.name == name
-    assert profile.recipes.keys() == profile.fine_tuning.keys() == MODELS.keys()
-    assert all(tuning.epochs <= profile.recipes[name].epochs for name, tuning in profile.fine_tuning.items())
+    assert profile.recipes.keys() == profile.fine_tuning.keys() == profile.retraining.keys() == MODELS.keys()
+    for name, recipe in profile.recipes.items():
+        assert profile.fine_tuning[name].epochs <= profile.retraining[name].epochs < recipe.epochs
 
 
 def test_the_recipes_behind_the_published_checkpoints() -> None:
@@ -63,6 +64,11 @@ def test_the_recipes_behind_the_published_checkpoints() -> None:
             "resnet8": dataclasses.replace(resnet8, epochs=4, peak_rate=0.1),
             "ds_cnn": dataclasses.replace(ds_cnn, epochs=4, peak_rate=0.1),
         }
+        assert dict(profile.retraining) == {
+            "plain_cnn": dataclasses.replace(plain, epochs=10, peak_rate=0.05),
+            "resnet8": dataclasses.replace(resnet8, epochs=10, peak_rate=0.1),
+            "ds_cnn": dataclasses.replace(ds_cnn, epochs=10, peak_rate=0.1),
+        }
     assert profiles.get("zoo").uses_kept
     assert not profiles.get("full").uses_kept
 
@@ -71,7 +77,7 @@ def test_ci_is_small_and_never_mirrors_digits() -> None:
     """A mirrored 2 is no 2."""
     profile = profiles.get("ci")
     assert profile.data == "digits"
-    recipes = (*profile.recipes.values(), *profile.fine_tuning.values())
+    recipes = (*profile.recipes.values(), *profile.fine_tuning.values(), *profile.retraining.values())
     assert all(recipe.epochs <= 4 and not recipe.flip for recipe in recipes)
 
 
