@@ -20,7 +20,7 @@ OPSET = 18
 TORCH_INPUT = (3, 32, 32)
 CALIBRATED = ("int8", "int8_per_tensor", "int8_full_range", "int8_entropy", "int8_percentile")
 SCHEMES = ("float32", *CALIBRATED)
-ENTROPY_BINS = 512
+ENTROPY_BINS = 256
 
 
 def to_onnx(model: nn.Module | Artifact, scheme: str, values: np.ndarray | None, keep_float: Sequence[str]) -> bytes:
