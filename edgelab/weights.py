@@ -42,47 +42,58 @@ def _digest(arrays: Arrays, described: str) -> str:
     return digest.hexdigest()
 
 
-def rounded(arrays: Arrays) -> dict[str, np.ndarray]:
-    """`arrays` with all that have two or more dimensions rounded to bfloat16: 8 significant bits, zeros stay zeros."""
-    return {name: _bfloat16(a) if a.ndim > 1 else a for name, a in arrays.items()}
+def coarse(arrays: Arrays) -> dict[str, np.ndarray]:
+    """`arrays` as a compact file keeps them: float32, with 8 significant bits where they have two or more dimensions.
+
+    Zeros stay zeros. In place of the bits that are lost the values have noise, always the same, of at most half a unit
+    of the last bit kept: else a compressor would find in them a regularity that trained weights do not have.
+    """
+    return {name: _filled(_upper(a)).reshape(a.shape) if a.ndim > 1 else a for name, a in arrays.items()}
 
 
-def _bfloat16(array: np.ndarray) -> np.ndarray:
-    """float32 with its lower 16 bits rounded away, half to even; zeros lose their sign."""
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32) + np.float32(0)
+def _upper(array: np.ndarray) -> np.ndarray:
+    """The upper halves of float32 values, rounded to nearest: bfloat16 as uint16 (n,)."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32).ravel()
+    return ((bits + 0x8000) >> 16).astype(np.uint16)
+
+
+def _filled(upper: np.ndarray) -> np.ndarray:
+    """float32 values around those with these upper halves; zeros are exact."""
+    noise = np.random.PCG64(0).random_raw(len(upper)).astype(np.uint32) & 0xFFFF
+    bits = (upper.astype(np.uint32) << 16) + noise - 0x8000
+    return np.where(upper & 0x7FFF, bits, 0).astype(np.uint32).view(np.float32)
 
 
 def _packed(array: np.ndarray) -> np.ndarray:
-    """One bit a value that says whether it is zero, and the upper two bytes of those that are not, compressed.
+    """One bit a value that says whether it is zero, and the upper halves of those that are not, compressed.
 
-    The exponents' bytes stand together, before the others: they are what can be compressed.
+    The bytes with the exponents stand together, before the others: they are what can be compressed.
     """
-    flat = np.ascontiguousarray(array).ravel()
-    values = flat[flat != 0].view(np.uint32)
-    upper = [(values >> shift & 0xFF).astype(np.uint8).tobytes() for shift in (24, 16)]
-    return np.frombuffer(lzma.compress(np.packbits(flat != 0).tobytes() + b"".join(upper)), np.uint8)
+    upper = _upper(array)
+    nonzero = (upper & 0x7FFF) != 0
+    halves = [(upper[nonzero] >> shift & 0xFF).astype(np.uint8).tobytes() for shift in (8, 0)]
+    return np.frombuffer(lzma.compress(np.packbits(nonzero).tobytes() + b"".join(halves)), np.uint8)
 
 
 def _unpacked(content: np.ndarray, shape: list[int]) -> np.ndarray:
-    array = np.zeros(math.prod(shape), np.uint32)
+    upper = np.zeros(math.prod(shape), np.uint16)
     data = np.frombuffer(lzma.decompress(content.tobytes()), np.uint8)
-    bits, rest = np.split(data, [math.ceil(array.size / 8)])
-    upper = rest.reshape(2, -1).astype(np.uint32)
-    array[np.unpackbits(bits, count=array.size).astype(bool)] = upper[0] << 24 | upper[1] << 16
-    return array.view(np.float32).reshape(shape)
+    bits, rest = np.split(data, [math.ceil(upper.size / 8)])
+    halves = rest.reshape(2, -1).astype(np.uint16)
+    upper[np.unpackbits(bits, count=upper.size).astype(bool)] = halves[0] << 8 | halves[1]
+    return _filled(upper).reshape(shape)
 
 
 def save(path: Path, arrays: Arrays, about: Mapping[str, Any], *, compact: bool = False) -> None:
     """Write `arrays` and what is to be known `about` them (anything JSON can hold) to one `.safetensors` file.
 
-    `compact`: arrays of two or more dimensions are `rounded` and compressed, which makes zeros nearly free.
+    `compact`: arrays of two or more dimensions become `coarse` and are compressed, which makes zeros nearly free.
     """
     from safetensors.numpy import save_file
 
     tensors = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     if compact:
-        large = {name: array for name, array in rounded(tensors).items() if array.ndim > 1}
+        large = {name: array for name, array in tensors.items() if array.ndim > 1}
         about = {**about, "shapes": {name: list(array.shape) for name, array in large.items()}}
         tensors |= {name: _packed(array) for name, array in large.items()}
     described = json.dumps(about, sort_keys=True)

@@ -192,7 +192,7 @@ def load_or_make(
     """What the `technique` makes of the checkpoint `start` in `framework`, kept and found like a trained network.
 
     Where there is none yet, `make` is called with a file for the training's state and returns arrays and history. The
-    arrays come back rounded as they are kept (see `weights.rounded`), the first time too; `train_seconds` includes
+    arrays come back as they are kept (see `weights.coarse`), the first time too; `train_seconds` includes
     those of `start`. Raises EdgelabError where `start` was trained on other images, and as `find` does.
     """
     if start.meta["data_fingerprint"] != dataset.fingerprint:
@@ -202,6 +202,6 @@ def load_or_make(
     def made(state_path: Path) -> Checkpoint:
         arrays, history = make(state_path)
         meta = _meta(dataset, history, start.meta.get("train_seconds", 0.0))
-        return Checkpoint(start.model, dataset.name, recipe, weights.rounded(arrays), history, meta, origin)
+        return Checkpoint(start.model, dataset.name, recipe, weights.coarse(arrays), history, meta, origin)
 
     return _load_or_make(key(start.model, dataset.name, recipe, origin), dataset, kept, made)

@@ -78,7 +78,7 @@ def test_what_a_technique_made_is_another_checkpoint(checkpoint: zoo.Checkpoint)
 
 
 def test_made_once_then_found(checkpoint: zoo.Checkpoint, tiny: Dataset, own_cache: Path, no_kept: Path) -> None:
-    """Weights come back as rounded as they are kept, from the first time on; seconds add up."""
+    """Weights come back as coarse as they are kept, from the first time on; seconds add up."""
     start = replace(checkpoint, meta={**checkpoint.meta, "train_seconds": 5.0})
     calls: list[Path] = []
 
@@ -90,7 +90,7 @@ def test_made_once_then_found(checkpoint: zoo.Checkpoint, tiny: Dataset, own_cac
     made = zoo.load_or_make(start, "distillation", "tensorflow", tiny, ONE, make)
     again = zoo.load_or_make(start, "distillation", "tensorflow", tiny, ONE, make)
     assert calls == [own_cache / "training" / f"{made.key}.state"] and not calls[0].exists()
-    assert same(made.arrays, weights.rounded(start.arrays)) and same(again.arrays, made.arrays)
+    assert same(made.arrays, weights.coarse(start.arrays)) and same(again.arrays, made.arrays)
     assert again.origin == made.origin == zoo.Origin("distillation", "tensorflow", start.key)
     assert again.meta["train_seconds"] == 7.0
     zoo.keep(made, no_kept)
