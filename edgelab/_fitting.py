@@ -18,6 +18,7 @@ NAMED = ("digits", "cifar10", "cifar10-jpeg")
 NAMED_SIZE, NAMED_CLASSES = (32, 32), 10
 RANGES: dict[Pixels, str] = {"centred": "-1..1", "unit": "0..1", "raw": "0..255"}
 TRIED = 200
+SHOWN = 12  # classes named in a note
 BEYOND_CHANCE = 0.1
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
@@ -89,6 +90,9 @@ def given(model: Model, dataset: Dataset, limit: int | None) -> Images:
     test, training = (_fitted(model, split, targets) for split in (_sample(dataset.test, limit), sample))
     model.file.predict(test.images[:1])
     notes = ["images turned to grey, for the file takes one channel"] if model.shape.channels == 1 else []
+    if model.labels is None and dataset.name not in NAMED:
+        order = ", ".join(dataset.class_names[:SHOWN]) + (", ..." if len(dataset.class_names) > SHOWN else "")
+        notes.append(f"the file names no classes: its outputs are taken for the folders in alphabetical order, {order}")
     return Images(dataset, test, training, notes)
 
 
@@ -141,16 +145,17 @@ def _targets(model: Model, dataset: Dataset) -> np.ndarray:
         return np.arange(len(names))
     if len(model.labels) != model.classes:
         raise EdgelabError(f"{file} has {model.classes} outputs but names {len(model.labels)} classes: mend its names")
-    places = {_plain(label): place for place, label in reversed([*enumerate(model.labels)])}
-    if unknown := [name for name in names if _plain(name) not in places]:
+    places = {plain(label): place for place, label in reversed([*enumerate(model.labels)])}
+    if unknown := [name for name in names if plain(name) not in places]:
         known = f"{', '.join(model.labels[:5])}{', ...' if len(model.labels) > 5 else ''}"
         raise EdgelabError(
             f"{file} does not know these classes of {dataset.name}: {', '.join(unknown)} (it has {known})"
         )
-    return np.array([places[_plain(name)] for name in names])
+    return np.array([places[plain(name)] for name in names])
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """The name of a class without its case, underscores and extra spaces: as names are compared."""
     return " ".join(name.replace("_", " ").casefold().split())
 
 
@@ -177,9 +182,9 @@ def feed(model: Model, images: Images, pixels: str) -> Feed:
             chosen = known
     counts = ", ".join(f"{answers.sum()} fed {RANGES[known]}" for known, answers in right.items())
     origin = "training images" if len(images.dataset.train) else "of the measured images (there are no others)"
-    return Feed(
-        chosen, f"{RANGES[chosen]} ({chosen}), found by trying {len(images.training)} {origin}: right were {counts}"
-    )
+    best = right[chosen].sum() == max(answers.sum() for answers in right.values())
+    found = "found by trying" if best else "the course's own, since none was clearly better on"
+    return Feed(chosen, f"{RANGES[chosen]} ({chosen}), {found} {len(images.training)} {origin}: right were {counts}")
 
 
 def _right(model: Model, split: Split, pixels: Pixels) -> np.ndarray:

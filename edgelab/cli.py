@@ -113,6 +113,12 @@ def measure_command(
     pixels: Annotated[
         str, typer.Option(help="What a float input takes: centred (-1..1), unit (0..1), raw (0..255) or auto (tries).")
     ] = "auto",
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OTHER", help="Compare with another file of the same network, such as its float32 original."
+        ),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say what makes the file slow or large.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object; notes go to standard error.")] = False,
 ) -> None:
@@ -122,9 +128,11 @@ def measure_command(
     with _one_line(2, "interrupted"):
         from edgelab import report
 
-        found = report.measure(file, data, limit=limit, threads=threads, pixels=pixels, explain=explain)
+        found = report.measure(
+            file, data, limit=limit, threads=threads, pixels=pixels, explain=explain, against=against
+        )
         if as_json:
-            fed = [f"pixels {found.told['pixels']}"] if "pixels" in found.told else []
+            fed = [f"pixels {found.told[key]}" for key in ("pixels", "other_pixels") if key in found.told]
             for note in [*fed, *found.notes]:
                 typer.echo(f"edgelab: {note}", err=True)
         typer.echo(json.dumps(found.as_json(), indent=2) if as_json else report.in_words(found))

@@ -32,6 +32,7 @@ from edgelab.errors import EdgelabError
 SECONDS = 60.0
 MEMORY = 8 * 2**30
 _replies: IO[str] | None = None
+_subject = ""
 
 
 class Worker:
@@ -56,8 +57,8 @@ class Worker:
     def call(self, function: str, path: Path | str, *arguments: Any) -> Any:
         """What `function`, such as "edgelab.report:gather", returns for the model file `path` and the `arguments`.
 
-        Everything is JSON. Raises EdgelabError, one line that names the file, where the function raises anything, comes
-        to no end in time, or takes the child down.
+        Everything is JSON. Raises EdgelabError, one line that names the file, or the one that it is `about` by then,
+        where the function raises anything, comes to no end in time, or takes the child down.
         """
         request = json.dumps({"function": function, "arguments": [str(path), *arguments]})
         try:
@@ -122,9 +123,12 @@ class Worker:
             if line is None:
                 raise EdgelabError(f"{path}: {self._ending()}: the file is damaged, or that runtime cannot run it")
             reply = json.loads(line)
-            if "limited" not in reply:
+            if "about" in reply:
+                path = reply["about"]
+            elif "limited" in reply:
+                deadline = time.monotonic() + self.seconds if reply["limited"] else None
+            else:
                 return reply
-            deadline = time.monotonic() + self.seconds if reply["limited"] else None
 
     def _ending(self) -> str:
         assert self._process is not None
@@ -160,6 +164,14 @@ def limit(is_limited: bool) -> None:
     if _replies is not None:
         _limit_memory(is_limited)
         _answer({"limited": is_limited})
+
+
+def about(path: Path | str) -> None:
+    """Called by a function in the child: from now on, what goes wrong is said of the model file at `path`."""
+    global _subject
+    if _replies is not None:
+        _subject = str(path)
+        _answer({"about": _subject})
 
 
 def _answer(reply: dict[str, Any]) -> None:
@@ -203,19 +215,22 @@ def _listen(requests: queue.Queue[str]) -> None:
 
 
 def _result(request: dict[str, Any]) -> dict[str, Any]:
+    global _subject
     module, _, name = request["function"].partition(":")
-    path = request["arguments"][0]
+    _subject = request["arguments"][0]
     _limit_memory(True)
     try:
         return {"value": getattr(import_module(module), name)(*request["arguments"])}
     except EdgelabError as error:
         return {"error": str(error)}
     except MemoryError:
-        return {"error": f"{path}: it asks for more memory than there is: the file is damaged or too large to run here"}
+        return {
+            "error": f"{_subject}: it asks for more memory than there is: the file is damaged or too large to run here"
+        }
     except OSError as error:
-        return {"error": f"{error.filename or path}: {error.strerror or error}"}
+        return {"error": f"{error.filename or _subject}: {error.strerror or error}"}
     except Exception as error:
-        return {"error": f"{path}: unexpected {type(error).__name__} ({first_line(error)}): please report it"}
+        return {"error": f"{_subject}: unexpected {type(error).__name__} ({first_line(error)}): please report it"}
 
 
 if __name__ == "__main__":

@@ -78,8 +78,13 @@ def predictions(artifact: Artifact, split: Split) -> np.ndarray:
 
 def accuracy(artifact: Artifact, split: Split) -> Accuracy:
     """How many images of `split` the file classifies correctly; raises EdgelabError where `predictions` does."""
-    correct = int((predictions(artifact, split) == split.labels).sum())
-    return Accuracy(correct, len(split), correct / len(split), *wilson(correct, len(split)))
+    return score(predictions(artifact, split), split.labels)
+
+
+def score(predicted: np.ndarray, labels: np.ndarray) -> Accuracy:
+    """How many of the `predicted` classes are right by the `labels`: integers (n,) both, n >= 1."""
+    correct = int((predicted == labels).sum())
+    return Accuracy(correct, len(labels), correct / len(labels), *wilson(correct, len(labels)))
 
 
 def sizes(path: Path) -> tuple[int, int]:

@@ -9,20 +9,23 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from edgelab import _fitting, artifact, data, isolated, labels
+from edgelab import _against, _fitting, artifact, data, isolated, labels
 from edgelab.artifact import Artifact, ImageShape
 from edgelab.errors import EdgelabError
 
 if TYPE_CHECKING:
+    from edgelab.latency import Ratio
     from edgelab.layers import LayerTable
+    from edgelab.measure import Accuracy
 
 MODELS = ("plain_cnn", "resnet8", "ds_cnn")
 OPEN_SIZE = (32, 32)
 WIDTH = 120
+MOST_THREADS = 256
 Result = TypeVar("Result")
 
 
@@ -52,12 +55,14 @@ class Report:
     data: str | None = None
     data_fingerprint: str | None = None
     explain: dict[str, str] | None = None
+    against: dict[str, Any] | None = None
     told: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """The measurements by their names, in order; `explain` only where it was asked for."""
-        return {key: getattr(self, key) for key in (KEYS if self.explain is None else (*KEYS, "explain"))}
+        """The measurements by their names, in order; `explain` and `against` only where they were asked for."""
+        asked = [key for key in ("explain", "against") if getattr(self, key) is not None]
+        return {key: getattr(self, key) for key in (*KEYS, *asked)}
 
 
 KEYS = tuple(Report.__dataclass_fields__)[:17]
@@ -71,6 +76,7 @@ def measure(
     threads: int = 1,
     pixels: str = "auto",
     explain: bool = False,
+    against: Path | str | None = None,
 ) -> Report:
     """The report on the model file at `path`, gathered in a child process.
 
@@ -78,18 +84,22 @@ def measure(
     it is not split. Where nothing is named, data sets on this machine are tried (`_fitting.at_hand`), and without any
     the accuracy stays None. `limit` takes a fixed sample of so many images (`data.stratified_sample`). `threads` is how
     many the runtime may use. `pixels` is what a float input is fed (`artifact.PIXELS`), "auto" finds out by trying.
-    `explain` adds why the file is as slow or as large as it is.
+    `explain` adds why the file is as slow or as large as it is. `against` is another file of the same network, such as
+    its float32 original: the report then says how answers and speed differ (`_against.Against`).
     Raises EdgelabError, one line, for whatever is wrong with the file, the data or both together.
     """
-    _check_file(path)
+    for file in (path, against):
+        if file is not None:
+            _check_file(file)
     if limit is not None and limit < 1:
         raise EdgelabError(f"expected a limit of one image or more, got {limit}")
-    if threads < 1:
-        raise EdgelabError(f"expected one thread or more, got {threads}")
+    if not 1 <= threads <= MOST_THREADS:
+        raise EdgelabError(f"expected 1 to {MOST_THREADS} threads, got {threads}")
     if pixels not in ("auto", *artifact.PIXELS):
         raise EdgelabError(f"expected pixels auto, {', '.join(artifact.PIXELS)}, got {pixels!r}")
+    other = None if against is None else str(against)
     with isolated.Worker() as worker:
-        found = worker.call("edgelab.report:gather", path, name_or_path, limit, threads, pixels, explain)
+        found = worker.call("edgelab.report:gather", path, name_or_path, limit, threads, pixels, explain, other)
     report = Report(**found)
     _add_arena(report)
     return report
@@ -150,25 +160,41 @@ def _own(shape: ImageShape) -> tuple[int, int, int]:
     return (height, width, channels) if shape.channels_last else (channels, height, width)
 
 
+class _Asked(NamedTuple):
+    """Options of `measure` that choose the images, what they are fed as, and the other file."""
+
+    name: str | None
+    limit: int | None
+    pixels: str
+    against: str | None
+
+
 def gather(
-    path: str, name_or_path: str | None, limit: int | None, threads: int, pixels: str, explain: bool
+    path: str,
+    name_or_path: str | None,
+    limit: int | None,
+    threads: int,
+    pixels: str,
+    explain: bool,
+    against: str | None = None,
 ) -> dict[str, Any]:
     """`measure` in this process, less the arena: the fields of a Report."""
     from edgelab.measure import sizes
 
     file = artifact.load(path, threads)
-    report = Report(path, file.runtime)
+    report = Report(path, file.runtime, against=asdict(_against.Against(against)) if against else None)
     report.bytes, report.gzip_bytes = sizes(Path(path))
-    wanted = _image_shape(file, name_or_path is not None)
+    wanted = _image_shape(file, name_or_path is not None or against is not None)
     if wanted is None:
         _add_work(report, None)
         report.notes.append("the file takes no images: neither accuracy nor latency was measured")
         isolated.limit(False)
         report.explain = {} if explain else None
     else:
-        image = _add_run(report, file, wanted, name_or_path, limit, pixels)
-        if explain:
-            _add_explanation(report, file, image)
+        image, other = _add_run(report, file, wanted, _Asked(name_or_path, limit, pixels, against))
+        ratio = _add_explanation(report, file, image, other) if explain else None
+        if other:
+            _add_speed(report, file, other, image, ratio)
     _add_form(report, file)
     return asdict(report)
 
@@ -183,14 +209,12 @@ def _image_shape(file: Artifact, must_be: bool) -> ImageShape | None:
         return None
 
 
-def _add_run(
-    report: Report, file: Artifact, wanted: ImageShape, name: str | None, limit: int | None, pixels: str
-) -> np.ndarray:
-    """Everything that takes images; returns one of noise, in the file's size.
+def _add_run(report: Report, file: Artifact, wanted: ImageShape, asked: _Asked) -> tuple[np.ndarray, Artifact | None]:
+    """Everything that takes images; returns one of noise, in the file's size, and the other file, if there is one.
 
-    Until the first inference has succeeded, `isolated` limits time and memory.
+    Until the first inference of each file has succeeded, `isolated` limits time and memory.
     """
-    found = None
+    found, name = None, asked.name
     if name and None in wanted[:2]:
         isolated.limit(False)
         found = _fitting.find(name, file, wanted[:2])
@@ -202,35 +226,52 @@ def _add_run(
     _add_work(report, shape)
     image = np.random.default_rng(0).integers(0, 256, (1, *(size or 0 for size in shape[:3])), np.uint8)
     model = _fitting.Model(file, shape, file.predict(image).shape[1], labels.read(file.path))
+    other = _against.load(asked.against, model, image) if asked.against else None
     isolated.limit(False)
     if name and not found:
         found = _fitting.find(name, file, shape[:2])
-    images = _fitting.given(model, found[0], limit) if found else _fitting.at_hand(model, limit, pixels)
+    images = (
+        _fitting.given(model, found[0], asked.limit) if found else _fitting.at_hand(model, asked.limit, asked.pixels)
+    )
     report.notes += found[1] if found else []
     if images is None:
         report.notes.append("no data was named, and none at hand fits: give --data NAME or PATH for the accuracy")
     else:
-        _add_accuracy(report, model, images, pixels)
+        predicted = _add_accuracy(report, model, images, asked.pixels)
+        if other:
+            _add_told(report, _against.compare_answers(file, other, images, predicted, asked.pixels))
     _add_latency(report, file, image)
-    return image
+    return image, other and other.file
 
 
-def _add_accuracy(report: Report, model: _fitting.Model, images: _fitting.Images, pixels: str) -> None:
-    from edgelab.measure import accuracy
+def _add_accuracy(report: Report, model: _fitting.Model, images: _fitting.Images, pixels: str) -> np.ndarray:
+    """The accuracy, what the file was fed and on which images; returns the class it gave each of them."""
+    from edgelab.measure import predictions, score
 
     fed = _fitting.feed(model, images, pixels)
-    score = accuracy(replace(model.file, pixels=fed.pixels), images.test)
-    report.accuracy, report.accuracy_ci95, report.n_images = score.value, (score.low, score.high), score.n
+    predicted = predictions(replace(model.file, pixels=fed.pixels), images.test)
+    found = score(predicted, images.test.labels)
+    report.accuracy, report.accuracy_ci95, report.n_images = found.value, (found.low, found.high), found.n
     dataset = images.dataset
     report.data, report.data_fingerprint = dataset.name, dataset.fingerprint
     which = "test images" if len(dataset.train) else "images, not split"
-    part = "" if score.n == len(dataset.test) else f"a fixed sample of {score.n} of the "
-    report.told |= {"accuracy": str(score), "pixels": fed.why, "data": f"{part}{len(dataset.test)} {which}"}
+    part = "" if found.n == len(dataset.test) else f"a fixed sample of {found.n} of the "
+    report.told |= {"accuracy": str(found), "pixels": fed.why, "data": f"{part}{len(dataset.test)} {which}"}
     report.notes += images.notes + data.find_problems(dataset)
+    if is_guessing(found, model.classes):
+        report.notes.append(
+            f"no better than guessing among {model.classes} classes: does the file know these, in this order?"
+        )
     if dataset.name == "cifar10-jpeg":
         report.notes.append(
             "so this is not the published accuracy of a network that was trained and measured on the official pixels"
         )
+    return predicted
+
+
+def is_guessing(found: Accuracy, classes: int) -> bool:
+    """Whether an accuracy holds chance in its interval, and little more."""
+    return found.low <= 1 / classes and found.high < 1 / classes + _fitting.BEYOND_CHANCE
 
 
 def _add_work(report: Report, shape: ImageShape | None) -> None:
@@ -267,12 +308,27 @@ def _add_latency(report: Report, file: Artifact, image: np.ndarray) -> None:
         report.latency_ms, report.told["latency"] = round(latency.median_ms, 6), str(latency)
 
 
-def _add_explanation(report: Report, file: Artifact, image: np.ndarray) -> None:
+def _add_explanation(report: Report, file: Artifact, image: np.ndarray, other: Artifact | None) -> Ratio | None:
+    """Why the file is as slow or large as it is; returns how its speed compares with `other`, if that was measured."""
     from edgelab import explain
 
-    speed = _or_note(report, lambda: explain.int8(file.path, image=image, threads=file.threads).verdict)
-    size = _or_note(report, lambda: explain.sparsity(file.path, image=image, threads=file.threads).verdict)
-    report.explain = {name: verdict for name, verdict in (("int8", speed), ("sparsity", size)) if verdict}
+    twins = _or_note(report, lambda: _against.twins(file, other, image)) if other else None
+    quick, dense = twins or (None, None)
+    speed = _or_note(report, lambda: explain.int8(file.path, quick, image=image, threads=file.threads))
+    size = _or_note(report, lambda: explain.sparsity(file.path, dense, image=image, threads=file.threads))
+    report.explain = {name: found.verdict for name, found in (("int8", speed), ("sparsity", size)) if found}
+    ratios = [found.ratio for twin, found in ((quick, speed), (dense, size)) if twin and found]
+    return next((ratio for ratio in ratios if ratio), None)
+
+
+def _add_speed(report: Report, file: Artifact, other: Artifact, image: np.ndarray, known: Ratio | None) -> None:
+    if told := _or_note(report, lambda: _against.compare_speed(file, other, image, known)):
+        _add_told(report, told)
+
+
+def _add_told(report: Report, told: _against.Told) -> None:
+    report.against = {**(report.against or {}), **told.fields}
+    report.told |= told.words
 
 
 def _add_form(report: Report, file: Artifact) -> None:
@@ -298,7 +354,8 @@ def _text(sizes: Sequence[int | None]) -> str:
 
 def in_words(report: Report) -> str:
     """The report as lines to read."""
-    told = report.told
+    told, explained = report.told, report.explain or {}
+    speed = told.get("speed", "")
     rows = [
         ("accuracy", told.get("accuracy", "not measured")),
         (
@@ -306,10 +363,13 @@ def in_words(report: Report) -> str:
             f"{report.data}, {told['data']}, fingerprint {str(report.data_fingerprint)[:12]}" if report.data else "",
         ),
         ("pixels", told.get("pixels", "")),
+        ("", told.get("other_pixels", "")),
+        ("compared", told.get("compared", "")),
         ("size", f"{report.bytes:,} bytes, {report.gzip_bytes:,} with gzip"),
         *_work_rows(report),
         ("latency", told.get("latency", "not measured")),
-        *(report.explain or {}).items(),
+        ("speed", "" if any(speed in verdict for verdict in explained.values()) else speed),
+        *explained.items(),
         *[("note", note) for note in report.notes],
     ]
     head = f"{report.file}: {told['form']}, run by {report.runtime}"
@@ -329,11 +389,12 @@ def _work_rows(report: Report) -> list[tuple[str, str]]:
             ("not counted", told["uncounted"]),
             (
                 "energy",
-                f"{report.relative_energy:.2f} relative: an ESTIMATE by rule of thumb, to compare networks",
+                f"{report.relative_energy:.2f} relative: an ESTIMATE by rule of thumb, for variants of one network",
             ),
         ]
     if report.energy_uj is not None:
-        rows.append(("", f"{report.energy_uj:.3g} uJ an image: an ESTIMATE for a generic 45 nm chip, no measurement"))
+        meant = "an ESTIMATE for a 45 nm accelerator; microcontrollers take far more"
+        rows.append(("", f"{report.energy_uj:.3g} uJ an image: {meant}"))
     if report.ram_bytes is not None:
         rows.append(("RAM", f"{report.ram_bytes:,} bytes of activations at the peak, at {told['ram']}"))
     if "arena" in told:

@@ -90,6 +90,41 @@ def onnx_file(
     return path
 
 
+def shade_folder(folder: Path) -> Path:
+    """Dark and light images, split."""
+    from PIL import Image
+
+    for split, n in (("train", 20), ("test", 10)):
+        for name, grey in (("dark", 60), ("light", 200)):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(n):
+                Image.new("RGB", (8, 8), (grey + i,) * 3).save(folder / split / name / f"{i:02}.png")
+    return folder
+
+
+def darkness(path: Path, threshold: float, scale: float = 1.0) -> Path:
+    """A file that tells light images (output 1) from dark ones, by whether the value it is fed is above a threshold."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    nodes = [
+        helper.make_node("ReduceMean", ["images", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Sub", ["mean", "threshold"], ["above"]),
+        helper.make_node("Neg", ["above"], ["below"]),
+        helper.make_node("Concat", ["below", "above"], ["logits"], axis=1),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array([2, 3]), "axes"),
+        numpy_helper.from_array(np.float32(threshold), "threshold"),
+    ]
+    ports = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
+        for n, s in (("images", ["n", 1, 8, 8]), ("logits", ["n", 2]))
+    ]
+    graph = helper.make_graph(nodes, "darkness", ports[:1], ports[1:], constants)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
 class _Graph:
     """A .tflite file in the making."""
 
@@ -234,6 +269,21 @@ def fail(path: str, how: str) -> None:
     if how == "os":
         raise FileNotFoundError(2, "No such file or directory", "nowhere")
     raise ZeroDivisionError("division by zero\nand more")
+
+
+def fail_about(path: str, others: list[str], how: str | int) -> None:
+    """Go on to other files, one after the other, then end by a signal, raise or come to no end."""
+    from edgelab import isolated
+
+    for other in others:
+        isolated.about(other)
+    if isinstance(how, int):
+        os.kill(os.getpid(), how)
+    elif how == "memory":
+        raise MemoryError
+    elif how == "endless":
+        spin(path)
+    fail(path, how)
 
 
 def allocate(path: str, size: int, is_unlimited: bool) -> int:

@@ -155,7 +155,9 @@ def test_measure_prints_one_json_object_and_nothing_else(tmp_path: Path, folder:
     assert (done.returncode, found["n_images"], found["macs"], found["data"]) == (0, 3, 576, "large")
     low, high = found["accuracy_ci95"]
     assert low < found["accuracy"] < high
-    assert done.stderr.splitlines() == [
+    told, *notes = done.stderr.splitlines()
+    assert "taken for the folders in alphabetical order, blue, green, red" in notes.pop()
+    assert [told, *notes] == [
         "edgelab: pixels -1..1 (centred), for the int8 input has scale 0.0078125 and zero point 0",
         "edgelab: images resized to 8x8 (squeezed, not cropped), which the file takes",
     ]

@@ -70,6 +70,24 @@ def test_errors_are_one_line(worker: isolated.Worker) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        (
+            int(signal.SIGSEGV),
+            ": the runtime crashed on it (SIGSEGV): the file is damaged, or that runtime cannot run it",
+        ),
+        ("other", ": unexpected ZeroDivisionError (division by zero): please report it"),
+        ("memory", ": it asks for more memory than there is: the file is damaged or too large to run here"),
+        ("endless", ": not one inference has ended after 2 s: the file is damaged or too large here"),
+    ],
+)
+def test_what_goes_wrong_is_said_of_the_file_it_is_about(how: str | int, line: str) -> None:
+    with isolated.Worker(2.0) as worker:
+        assert message_of(worker, "mean_files:fail_about", "m.onnx", ["a.onnx", "b.onnx"], how) == f"b.onnx{line}"
+        assert message_of(worker, "mean_files:fail", "m.onnx", "other").startswith("m.onnx: "), "the next call is anew"
+
+
 def test_an_absurd_allocation_is_an_error_until_the_limits_are_lifted(worker: isolated.Worker) -> None:
     line = message_of(worker, "mean_files:allocate", "m.onnx", 2 * isolated.MEMORY, False)
     assert line.startswith("m.onnx: it asks for more memory than there is")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from mean_files import TYPES, onnx_file, picture_folder, pictures, tflite_file
+from mean_files import TYPES, darkness, onnx_file, picture_folder, pictures, shade_folder, tflite_file
 
 from edgelab import _fitting, artifact, data, isolated, measure, report
 from edgelab.errors import EdgelabError
@@ -75,7 +75,22 @@ def test_the_measurements_are_those_of_the_modules_that_make_them(tmp_path: Path
     # Without names the classes are taken in sorted order: blue, green, red against red, green, blue. Green is right.
     assert (found.accuracy, found.n_images) == (pytest.approx(1 / 3), 12)
     assert tuple(found.accuracy_ci95 or ()) == measure.wilson(4, 12)
+    assert any("taken for the folders in alphabetical order, blue, green, red" in note for note in found.notes)
     assert (found.data, found.data_fingerprint) == ("colours", data.load_whole(folder).fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "guessing"), [(40, 300, True), (1, 3, False), (60, 300, False), (1000, 10_000, True)]
+)
+def test_guessing_needs_enough_images_to_be_called_so(correct: int, n: int, guessing: bool) -> None:
+    score = measure.Accuracy(correct, n, correct / n, *measure.wilson(correct, n))
+    assert report.is_guessing(score, 10) is guessing
+
+
+def test_an_accuracy_of_chance_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setattr(report, "is_guessing", lambda score, classes: (score.n, classes) == (12, 3))
+    notes = gathered(onnx_file(tmp_path / "m.onnx"), folder).notes
+    assert "no better than guessing among 3 classes: does the file know these, in this order?" in notes
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -87,6 +102,7 @@ def test_classes_are_matched_by_name_for_every_kind_of_file(
     path = onnx_file(tmp_path / "m.onnx", dtype, layout, (batch, 8, 8, 3), properties=NAMED)
     found = gathered(path, folder)
     assert (found.accuracy, found.n_images, found.macs) == (1.0, 12, 576)
+    assert not any("alphabetical" in note for note in found.notes)
     assert found.told["form"] == f"{dtype} input {'8x8x3' if layout == 'NHWC' else '3x8x8'}, {dtype} output 3"
 
 
@@ -196,41 +212,9 @@ def test_an_open_size_is_that_of_the_images(tmp_path: Path, folder: Path, sizes:
 # What a float input is fed
 
 
-def darkness(path: Path, threshold: float, scale: float = 1.0) -> Path:
-    """A file that tells light images (output 1) from dark ones, by whether the value it is fed is above a threshold."""
-    from onnx import TensorProto, helper, numpy_helper, save
-
-    nodes = [
-        helper.make_node("ReduceMean", ["images", "axes"], ["mean"], keepdims=0),
-        helper.make_node("Sub", ["mean", "threshold"], ["above"]),
-        helper.make_node("Neg", ["above"], ["below"]),
-        helper.make_node("Concat", ["below", "above"], ["logits"], axis=1),
-    ]
-    constants = [
-        numpy_helper.from_array(np.array([2, 3]), "axes"),
-        numpy_helper.from_array(np.float32(threshold), "threshold"),
-    ]
-    ports = [
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
-        for n, s in (("images", ["n", 1, 8, 8]), ("logits", ["n", 2]))
-    ]
-    graph = helper.make_graph(nodes, "darkness", ports[:1], ports[1:], constants)
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def shades(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Dark and light images, split."""
-    from PIL import Image
-
-    folder = tmp_path_factory.mktemp("shades")
-    for split, n in (("train", 20), ("test", 10)):
-        for name, grey in (("dark", 60), ("light", 200)):
-            (folder / split / name).mkdir(parents=True)
-            for i in range(n):
-                Image.new("RGB", (8, 8), (grey + i,) * 3).save(folder / split / name / f"{i:02}.png")
-    return folder
+    return shade_folder(tmp_path_factory.mktemp("shades"))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +234,10 @@ def test_a_tie_or_a_hair_leaves_the_courses_own(tmp_path: Path, shades: Path, mo
     assert gathered(path, shades).told["pixels"].startswith("-1..1 (centred), found by trying")
     answers = {"centred": [1] * 10 + [0] * 30, "unit": [1] * 14 + [0] * 26, "raw": [0] * 40}
     monkeypatch.setattr(_fitting, "_right", lambda model, split, pixels: np.array(answers[pixels]))
-    assert "(centred)" in gathered(path, shades).told["pixels"], "4 of 40 is no more than chance"
+    told = gathered(path, shades).told["pixels"]
+    assert told.startswith("-1..1 (centred), the course's own, since none was clearly better on 36 "), (
+        "4 of 40 is chance"
+    )
     answers["unit"] = [1] * 20 + [0] * 20
     assert "(unit)" in gathered(path, shades).told["pixels"]
     answers["raw"] = [0] * 5 + [1] * 17 + [0] * 18
@@ -434,7 +421,8 @@ def test_what_cannot_be_counted_is_a_note(tmp_path: Path, folder: Path, monkeypa
     ("options", "line"),
     [
         ({"limit": 0}, "expected a limit of one image or more, got 0"),
-        ({"threads": 0}, "expected one thread or more, got 0"),
+        ({"threads": 0}, "expected 1 to 256 threads, got 0"),
+        ({"threads": 100_000}, "expected 1 to 256 threads, got 100000"),
         ({"pixels": "bgr"}, "expected pixels auto, centred, unit, raw, got 'bgr'"),
     ],
 )
@@ -478,15 +466,15 @@ def test_an_explanation_takes_the_size_and_threads_that_the_rest_took(
 
     asked = []
 
-    def answer(path: Path, image: np.ndarray, threads: int) -> SimpleNamespace:
-        asked.append((path.name, image.shape, image.dtype.name, threads))
+    def answer(path: Path, other: None, image: np.ndarray, threads: int) -> SimpleNamespace:
+        asked.append((path.name, other, image.shape, image.dtype.name, threads))
         return SimpleNamespace(verdict=f"verdict {len(asked)}")
 
     monkeypatch.setattr(explain, "int8", answer)
     monkeypatch.setattr(explain, "sparsity", answer)
     path = onnx_file(tmp_path / "m.onnx", sizes=("n", "h", "w", 3), properties=NAMED)
     assert gathered(path, folder, threads=2, explain=True).explain == {"int8": "verdict 1", "sparsity": "verdict 2"}
-    assert asked == [("m.onnx", (1, 8, 8, 3), "uint8", 2)] * 2
+    assert asked == [("m.onnx", None, (1, 8, 8, 3), "uint8", 2)] * 2
 
 
 def test_the_runtime_gets_the_threads_that_were_asked_for(tmp_path: Path, folder: Path) -> None:

@@ -117,7 +117,7 @@ def int8(
     file = artifact.load(path, threads)
     instructions = provenance.int8_instructions()
     image = noise(file) if image is None else image
-    if not _quantized(file, image):
+    if not is_quantized(file, image):
         return Int8Report(file.path, instructions)
     measure = _litert.profiles if file.format == "tflite" else _onnxruntime.profiles
     if path_float is None:
@@ -125,7 +125,7 @@ def int8(
         (profile,) = measure([file], image)
         return Int8Report(file.path, instructions, latency, profile)
     other = artifact.load(path_float, threads)
-    if other.format != file.format or _quantized(other, image):
+    if other.format != file.format or is_quantized(other, image):
         got = other.path.name if other.format != file.format else f"{other.path.name}, which is quantized"
         raise EdgelabError(f"expected a float32 .{file.format} file to compare {file.path.name} with, got {got}")
     ratio = compare_latency(file, other, image)
@@ -142,6 +142,10 @@ def noise(file: Artifact) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (1, *sizes), dtype=np.uint8)
 
 
-def _quantized(file: Artifact, image: np.ndarray) -> bool:
+def is_quantized(file: Artifact, image: np.ndarray) -> bool:
+    """Whether any layer of `file` that makes MACs has weights of 8 bits or fewer. `image` is (1, H, W, C) uint8.
+
+    Raises EdgelabError where the image does not fit the file or its layers cannot be counted.
+    """
     table = layer_table(file.path, file.prepare(image).inputs.shape[1:])
     return any((layer.weight_bits or 32) <= 8 for layer in table.layers if layer.macs)
