@@ -136,5 +136,5 @@ def twins(file: Artifact, other: Artifact, image: np.ndarray) -> tuple[Path | No
         return None, None
     is_float = not is_quantized(other, image)
     table = layer_table(other.path, other.prepare(image).inputs.shape[1:])
-    is_dense = is_quantized(file, image) != is_float
+    is_dense = is_quantized(file, image) != is_float and table.nonzero > (1 - PRUNED) * table.parameters
     return other.path if is_float else None, other.path if is_dense else None
