@@ -95,8 +95,9 @@ def table(frame: pd.DataFrame, caption: str) -> Table:
 
 
 def _cell(tag: str, text: str, side: str) -> str:
-    scope = ' scope="col"' if tag == "th" else ""
-    return f'<{tag}{scope} style="{CELL_STYLE}{SIDES[side]}">{escape(text)}</{tag}>'
+    if tag == "th":
+        return f'<th scope="col" style="{CELL_STYLE}text-align:{side}">{escape(text)}</th>'
+    return f'<td style="{CELL_STYLE}{SIDES[side]}">{escape(text)}</td>'
 
 
 def _shown(value: object) -> str:
