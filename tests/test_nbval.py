@@ -11,7 +11,7 @@ import nbformat
 ROOT = Path(__file__).parents[1]
 
 
-def test_nbval_compares_results_but_not_progress(tmp_path: Path) -> None:
+def test_nbval_compares_results_but_neither_progress_nor_looks(tmp_path: Path) -> None:
     v4 = nbformat.v4
 
     def cell(source: str, printed: str, progress: str = "") -> nbformat.NotebookNode:
@@ -23,12 +23,14 @@ def test_nbval_compares_results_but_not_progress(tmp_path: Path) -> None:
         cell("import os, sys\n_ = sys.stderr.write('epoch 2')\nprint(1 + 1)", "2\n", "epoch 1"),
         cell("print(os.path.basename(os.path.dirname(os.environ['EDGELAB_LEDGER']))[:14])", "edgelab-pytest\n"),
         cell("print(1 + 1)", "3\n"),
+        cell("print('<td style=\"a:b\">4</td>')", '<td style="a:c">4</td>\n'),
+        cell("print('<td style=\"a:b\">4</td>')", '<td style="a:b">5</td>\n'),
     ]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "00_x.ipynb")
     command = [sys.executable, "-m", "pytest", "--nbval", str(tmp_path), "-q", "--confcutdir", str(ROOT)]
     command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "-p", "conftest"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert "1 failed, 2 passed" in done.stdout, done.stdout
+    assert "2 failed, 3 passed" in done.stdout, done.stdout
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
-    assert len(failed) == 1 and "Cell 2" in failed[0]
+    assert len(failed) == 2 and "Cell 2" in failed[0] and "Cell 4" in failed[1]
