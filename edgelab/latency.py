@@ -17,7 +17,7 @@ from edgelab import provenance
 from edgelab.artifact import Artifact
 from edgelab.errors import EdgelabError
 
-SECONDS, REPETITIONS = 1.0, 50
+SECONDS, REPETITIONS = 0.5, 50
 WARM_UP = 5
 LOADS = 10
 
@@ -81,7 +81,7 @@ def three(value: float) -> str:
 
 
 def measure_latency(artifact: Artifact, image: np.ndarray) -> Latency:
-    """The latency of `artifact` on one image (1, H, W, C) uint8, over at least 50 runs and a second.
+    """The latency of `artifact` on one image (1, H, W, C) uint8, over at least 50 runs and half a second.
 
     Raises EdgelabError where the image does not fit the file.
     """
@@ -116,7 +116,7 @@ def _load(a: Artifact, b: Artifact, image: np.ndarray, *, swapped: bool) -> tupl
     if len({len(p.inputs) for p in prepared}) > 1:
         got = " and ".join(f"{file.path.name} of {len(p.inputs)}" for file, p in zip(files, prepared, strict=True))
         raise EdgelabError(f"expected two files of the same batch to compare, got {got}")
-    times = interleaved([p.call for p in prepared], 2 * SECONDS / LOADS, REPETITIONS // LOADS)
+    times = interleaved([p.call for p in prepared], 4 * SECONDS / LOADS, REPETITIONS // LOADS)
     return times[:, ::-1] if swapped else times, len(prepared[0].inputs)
 
 
