@@ -20,6 +20,8 @@ from edgelab.files import atomic_path
 
 Arrays = Mapping[str, np.ndarray]
 
+FEW = 256  # so many different values are numbered with a byte
+
 
 def check_fit(expected: Arrays, got: Arrays) -> None:
     """Raise EdgelabError, naming the first mismatch, unless both hold the same names with the same shapes."""
@@ -47,8 +49,21 @@ def coarse(arrays: Arrays) -> dict[str, np.ndarray]:
 
     Zeros stay zeros. In place of the bits that are lost the values have noise, always the same, of at most half a unit
     of the last bit kept: else a compressor would find in them a regularity that trained weights do not have.
+    Arrays of few values, such as clustered weights, stay as they are.
     """
-    return {name: _filled(_upper(a)).reshape(a.shape) if a.ndim > 1 else a for name, a in arrays.items()}
+    return {name: _coarse(array) if array.ndim > 1 else array for name, array in arrays.items()}
+
+
+def _coarse(array: np.ndarray) -> np.ndarray:
+    if _table(array) is not None:
+        return array + np.float32(0)
+    return _filled(_upper(array)).reshape(array.shape)
+
+
+def _table(array: np.ndarray) -> np.ndarray | None:
+    """The values of `array` (float32) where they are few: FEW at most, four times fewer than what is not zero."""
+    values = np.unique(array).astype(np.float32) + np.float32(0)
+    return values if len(values) <= min(FEW, np.count_nonzero(array) // 4) else None
 
 
 def _upper(array: np.ndarray) -> np.ndarray:
@@ -65,6 +80,13 @@ def _filled(upper: np.ndarray) -> np.ndarray:
 
 
 def _packed(array: np.ndarray) -> np.ndarray:
+    if (values := _table(array)) is None:
+        return _packed_halves(array)
+    numbers = np.searchsorted(values, array.ravel()).astype(np.uint8)
+    return np.frombuffer(lzma.compress(values.tobytes() + numbers.tobytes()), np.uint8)
+
+
+def _packed_halves(array: np.ndarray) -> np.ndarray:
     """One bit a value that says whether it is zero, and the upper halves of those that are not, compressed.
 
     The bytes with the exponents stand together, before the others: they are what can be compressed.
@@ -75,9 +97,12 @@ def _packed(array: np.ndarray) -> np.ndarray:
     return np.frombuffer(lzma.compress(np.packbits(nonzero).tobytes() + b"".join(halves)), np.uint8)
 
 
-def _unpacked(content: np.ndarray, shape: list[int]) -> np.ndarray:
-    upper = np.zeros(math.prod(shape), np.uint16)
+def _unpacked(content: np.ndarray, shape: list[int], few: int) -> np.ndarray:
+    """What `_packed` packed: the numbers of values in a table of `few`, or, where that is 0, halves."""
     data = np.frombuffer(lzma.decompress(content.tobytes()), np.uint8)
+    if few:
+        return data[: 4 * few].view(np.float32)[data[4 * few :]].reshape(shape)
+    upper = np.zeros(math.prod(shape), np.uint16)
     bits, rest = np.split(data, [math.ceil(upper.size / 8)])
     halves = rest.reshape(2, -1).astype(np.uint16)
     upper[np.unpackbits(bits, count=upper.size).astype(bool)] = halves[0] << 8 | halves[1]
@@ -94,7 +119,8 @@ def save(path: Path, arrays: Arrays, about: Mapping[str, Any], *, compact: bool 
     tensors = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     if compact:
         large = {name: array for name, array in tensors.items() if array.ndim > 1}
-        about = {**about, "shapes": {name: list(array.shape) for name, array in large.items()}}
+        tables = {name: len(values) for name, a in large.items() if (values := _table(a)) is not None}
+        about = {**about, "shapes": {name: list(array.shape) for name, array in large.items()}, "tables": tables}
         tensors |= {name: _packed(array) for name, array in large.items()}
     described = json.dumps(about, sort_keys=True)
     with atomic_path(path) as temporary:
@@ -121,5 +147,6 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if _digest(arrays, known["about"]) != known["sha256"]:
         raise EdgelabError(f"{path} was changed after it was written (SHA-256 differs): delete it and train again")
     about = json.loads(known["about"])
-    shapes = about.pop("shapes", {})
-    return {name: _unpacked(a, shapes[name]) if name in shapes else a for name, a in arrays.items()}, about
+    shapes, tables = about.pop("shapes", {}), about.pop("tables", {})
+    whole = {name: _unpacked(arrays[name], shape, tables.get(name, 0)) for name, shape in shapes.items()}
+    return {**arrays, **whole}, about

@@ -90,3 +90,16 @@ def test_coarse_weights_compress_no_better_than_others() -> None:
     kernel = np.random.default_rng(0).normal(size=(100, 1000)).astype(np.float32)
     before, after = (len(zlib.compress(a.tobytes(), 9)) for a in (kernel, weights.coarse({"w": kernel})["w"]))
     assert after == pytest.approx(before, rel=2e-3)
+
+
+def test_compact_files_hold_clustered_weights_exactly(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    centroids = np.array([*rng.normal(size=16), 0.0, -0.0], np.float32)
+    arrays = {"clustered": rng.choice(centroids, (40, 10, 3, 3)), "other": rng.normal(size=(9, 9)).astype(np.float32)}
+    weights.save(tmp_path / "both", arrays, {"x": 1}, compact=True)
+    loaded, about = weights.load(tmp_path / "both")
+    assert about == {"x": 1}
+    assert same(loaded, weights.coarse(arrays))
+    assert np.array_equal(loaded["clustered"], arrays["clustered"])
+    assert not np.array_equal(loaded["other"], arrays["other"])
+    assert (tmp_path / "both").stat().st_size < arrays["clustered"].size + 1500
