@@ -129,8 +129,13 @@ def _fitted(model: Model, split: Split, targets: np.ndarray) -> Split:
     """`split` with the model's labels, in grey where the model takes one channel."""
     images = split.images
     if model.shape.channels == 1:
-        images = np.rint(images @ LUMA).astype(np.uint8)[..., None]
+        images = in_grey(images)
     return Split(images, targets[split.labels])
+
+
+def in_grey(images: np.ndarray) -> np.ndarray:
+    """uint8 RGB pixels (..., 3) as grey ones (..., 1)."""
+    return np.rint(images @ LUMA).astype(np.uint8)[..., None]
 
 
 def _targets(model: Model, dataset: Dataset) -> np.ndarray:

@@ -67,21 +67,21 @@ def resized(image: Image.Image, size: Size) -> Image.Image:
     return image if image.size == size[::-1] else image.resize(size[::-1], Image.Resampling.BICUBIC)
 
 
-def _listed(path: Path) -> Iterator[tuple[Parts, str, bool]]:
-    """Every folder (True) and image file (False) below the folder `path`, hidden ones left out."""
+def listed(path: Path, suffixes: tuple[str, ...] = IMAGES) -> Iterator[tuple[Parts, str, bool]]:
+    """Every folder (True) and image file (False) below the folder `path`, sorted, hidden ones left out."""
     for root, folders, files in os.walk(path):
         folders.sort()
         above = Path(root).relative_to(path).parts
         for name in sorted(folders + files):
             is_folder = name in folders
-            if (is_folder or name.lower().endswith(IMAGES)) and _is_visible((*above, name)):
+            if (is_folder or name.lower().endswith(suffixes)) and _is_visible((*above, name)):
                 yield (*above, name), os.path.join(root, name), is_folder
 
 
 def _folder_key(path: Path) -> str:
     """Digest over where a folder is and the names, sizes and times of change of what is in it."""
     digest = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape"))
-    for parts, file, is_folder in _listed(path):
+    for parts, file, is_folder in listed(path):
         try:
             about = os.stat(file)
         except OSError as error:
@@ -91,7 +91,7 @@ def _folder_key(path: Path) -> str:
 
 
 def _folder_members(path: Path) -> Iterator[Member]:
-    for parts, file, is_folder in tqdm(list(_listed(path)), f"reading {path.name}", unit="file", delay=1):
+    for parts, file, is_folder in tqdm(list(listed(path)), f"reading {path.name}", unit="file", delay=1):
         try:
             yield parts, None if is_folder else Path(file).read_bytes()
         except OSError as error:
@@ -194,7 +194,7 @@ def _read(path: Path, name: str, members: Iterator[Member], size: Size | None, i
     # Damaged archives make the standard library raise struct.error, KeyError, RuntimeError and more.
     except Exception as error:
         raise EdgelabError(
-            f"{path}: cannot be read, truncated or damaged? ({_one_line(error)}); fetch or make it again"
+            f"{path}: cannot be read, truncated or damaged? ({one_line(error)}); fetch or make it again"
         ) from error
     class_names = tuple(sorted({label for _, label, _ in places}))
     train, test = (
@@ -251,10 +251,11 @@ def _pixels(content: bytes, name: str, wanted: Size | None) -> tuple[np.ndarray,
             return np.asarray(resized(upright, wanted) if wanted else upright), upright.size
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
     except Exception as error:
-        raise EdgelabError(f"cannot read the image {name} ({_one_line(error)}): mend or remove it") from error
+        raise EdgelabError(f"cannot read the image {name} ({one_line(error)}): mend or remove it") from error
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The message of a decoder's error without line breaks."""
     text = re.sub(r"image file <_io\.BytesIO object at \w+>", "the image file", str(error) or type(error).__name__)
     return " ".join(text.split())
 

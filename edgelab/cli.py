@@ -161,6 +161,55 @@ def macs_command(
         typer.echo(json.dumps(keys, indent=2) if as_json else report.table_in_words(table))
 
 
+@app.command("predict")
+def predict_command(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] IMAGE...", help="A .tflite or .onnx file, or none for edgelab's own; images, folders or -."
+        ),
+    ],
+    top: Annotated[int, typer.Option(help="Classes to show for each image.")] = 3,
+    threads: Annotated[int, typer.Option(help="Threads the runtime may use.")] = 1,
+    pixels: Annotated[
+        str, typer.Option(help="What a float input takes where the file does not say: centred, unit or raw.")
+    ] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Say what a model file sees in images."""
+    import json
+
+    with _one_line(2, "interrupted"):
+        from edgelab import predict
+
+        found = predict.predict(arguments, top=top, threads=threads, pixels=pixels, stdin=predict.from_stdin())
+        if found.answered:
+            typer.echo(json.dumps(found.as_json(), indent=2) if as_json else predict.in_words(found))
+        for error in found.errors:
+            typer.echo(f"edgelab: {error}", err=True)
+        if found.errors:
+            raise typer.Exit(2)
+
+
+@app.command("export")
+def export_command(
+    checkpoint: Annotated[
+        str, typer.Argument(help="A .safetensors file of the course, or one of edgelab's by name, such as ds_cnn.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; replaced if it is there.")],
+    to: Annotated[str | None, typer.Option(help="tflite or onnx; by default as FILE ends.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize, calibrated with training images.")] = False,
+    images: Annotated[
+        str | None, typer.Option("--data", help="Where the checkpoint's own images are; by default by their name.")
+    ] = None,
+) -> None:
+    """Make a checked model file of a trained network."""
+    with _one_line(2, "interrupted: nothing was written"):
+        from edgelab import export
+
+        typer.echo(export.by_name(checkpoint, output, to, int8=int8, images=images).in_words())
+
+
 def _image_size(text: str) -> tuple[int, int, int]:
     """Height, width and channels from such as "32x32x3"."""
     sizes = text.lower().split("x")

@@ -26,7 +26,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from edgelab.artifact import first_line
 from edgelab.errors import EdgelabError
 
 SECONDS = 60.0
@@ -230,6 +229,8 @@ def _result(request: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         return {"error": f"{error.filename or _subject}: {error.strerror or error}"}
     except Exception as error:
+        from edgelab.artifact import first_line
+
         return {"error": f"{_subject}: unexpected {type(error).__name__} ({first_line(error)}): please report it"}
 
 

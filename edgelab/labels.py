@@ -1,15 +1,17 @@
-"""The class names that a model file carries, where it carries any."""
+"""The class names that a model file carries: read them, and write them where there are none."""
 
 from __future__ import annotations
 
 import ast
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgelab.artifact import check_suffix, first_line
+from edgelab.artifact import PIXELS, Pixels, check_suffix, first_line, labelled, load
 from edgelab.errors import EdgelabError
+from edgelab.files import atomic_path
 
 ONNX_KEYS = ("labels", "classes", "names")
 MAX_LABEL_FILE = 16 * 2**20
@@ -34,6 +36,26 @@ def read(path: Path | str) -> Labels:
     # Damaged archives and metadata make the libraries raise whatever they like.
     except Exception as error:
         raise EdgelabError(f"{path}: its class labels cannot be read ({first_line(error)}): write them anew") from error
+
+
+def write(path: Path | str, names: Sequence[str], pixels: Pixels = "centred") -> None:
+    """Write the `names` of the classes, in the order of the outputs, into the model file at `path`, in place of others.
+
+    With them goes what a float input takes for `pixels` (see `artifact.Artifact`). The file's answers stay as they are.
+    Raises EdgelabError where the file is no model, the names are not as many as its outputs, or one is not a line.
+    """
+    path = Path(path)
+    if pixels not in PIXELS:
+        raise EdgelabError(f"expected pixels one of {', '.join(PIXELS)}, got {pixels!r}")
+    load(path)
+    try:
+        content = labelled(path.read_bytes(), path.suffix, names, pixels)
+    except EdgelabError as error:
+        raise EdgelabError(f"{path}: {error}") from error
+    except Exception as error:
+        raise EdgelabError(f"{path}: no class names can be written into it ({first_line(error)})") from error
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _of_tflite(path: Path) -> Labels:

@@ -80,15 +80,18 @@ def three(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
-def measure_latency(artifact: Artifact, image: np.ndarray) -> Latency:
+def measure_latency(
+    artifact: Artifact, image: np.ndarray, seconds: float | None = None, repetitions: int | None = None
+) -> Latency:
     """The latency of `artifact` on one image (1, H, W, C) uint8, over at least 50 runs and half a second.
+
+    `seconds` and `repetitions` are for those who cannot wait so long.
 
     Raises EdgelabError where the image does not fit the file.
     """
     prepared = artifact.prepare(image)
-    return _latency(
-        interleaved([prepared.call], SECONDS, REPETITIONS)[:, 0], _conditions(artifact, len(prepared.inputs))
-    )
+    times = interleaved([prepared.call], seconds or SECONDS, repetitions or REPETITIONS)
+    return _latency(times[:, 0], _conditions(artifact, len(prepared.inputs)))
 
 
 def compare_latency(a: Artifact, b: Artifact, image: np.ndarray) -> Ratio:

@@ -63,6 +63,14 @@ class Prepared(NamedTuple):
     inputs: np.ndarray
 
 
+class Opened(NamedTuple):
+    """A loaded file: `answer` gives what `Artifact.predict` does for up to `batch` images, without loading it again."""
+
+    source: Port
+    batch: int
+    answer: Callable[[np.ndarray], np.ndarray]
+
+
 Pixels = Literal["centred", "unit", "raw"]
 PIXELS: dict[Pixels, Callable[[np.ndarray], np.ndarray]] = {
     "centred": normalise,
@@ -119,17 +127,25 @@ class Artifact:
 
         m is 1, or the batch size where the file fixes a larger one.
         """
+        source, batch, answer = self.opened()
+        _expected_images(source, self.format, images, self.path)
+        for start in range(0, len(images), batch):
+            yield answer(images[start : start + batch])
+
+    def opened(self) -> Opened:
+        """The file loaded once, for images that come one after the other. Its `answer` raises as `predict` does."""
         runner = _runner(self.path, self.threads)
-        _expected_images(runner.source, self.format, images, self.path)
         size = runner.source.shape[0] or 1
-        for start in range(0, len(images), size):
-            chunk = images[start : start + size]
+
+        def answer(images: np.ndarray) -> np.ndarray:
+            _expected_images(runner.source, self.format, images, self.path)
             try:
-                inputs = self._inputs(runner.source, chunk)
-                logits = _to_logits(runner.run(inputs), runner.result, size)
+                outputs = runner.run(self._inputs(runner.source, images))
+                return _to_logits(outputs, runner.result, size)[: len(images)]
             except Exception as error:
                 raise EdgelabError(f"{self.path} fails on an image ({first_line(error)}): make it anew") from error
-            yield logits[: len(chunk)]
+
+        return Opened(runner.source, size, answer)
 
     def prepare(self, image: np.ndarray) -> Prepared:
         """The file loaded anew with one image (1, H, W, C) uint8 as its input, ready to be timed.

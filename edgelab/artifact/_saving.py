@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgelab.artifact._formats import check_suffix, first_line, quiet
+from edgelab.artifact._metadata import check_names, labelled
 from edgelab.artifact._running import PIXELS, Artifact, Pixels, load
 from edgelab.artifact._sources import check, source_of
 from edgelab.errors import EdgelabError
@@ -26,6 +27,7 @@ def save(
     scheme: str | None = None,
     keep_float: Sequence[str] = (),
     pixels: Pixels = "centred",
+    labels: Sequence[str] | None = None,
 ) -> Artifact:
     """Write `model` to `path`: a tf_keras model as .tflite, a torch module or a float32 .onnx file as .onnx.
 
@@ -45,6 +47,9 @@ def save(
     `keep_float` names layers to leave in float32, such as "blocks.3" or "blocks.3.depthwise". A quantized torch module
     or quantization-aware model already knows its ranges: `int8` takes a Keras one without calibration.
 
+    `labels`, the names of the classes in the order of the outputs, are written into the file together with what
+    `pixels` says: some hundred bytes that `edgelab.predict` and others read (see `_metadata`).
+
     A torch module is exported for images of its attribute `input_shape` (channels, height, width), or 3x32x32 where it
     has none; files take any batch size. The same model gives the same bytes. Raises EdgelabError, before any work,
     where model, suffix, scheme and calibration do not go together, the images are no uint8 images of the model's size
@@ -55,12 +60,16 @@ def save(
     if pixels not in PIXELS:
         raise EdgelabError(f"expected pixels one of {', '.join(PIXELS)}, got {pixels!r}")
     source = source_of(model, path)
+    if labels is not None:
+        check_names(labels)
     chosen = scheme or ("float32" if calibration is None else "int8")
     check(source, path, chosen, calibration, keep_float)
     values = None if calibration is None else PIXELS[pixels](calibration)
     try:
         with quiet():
             content = source.convert(model, chosen, values, keep_float)
+            if labels is not None:
+                content = labelled(content, path.suffix, labels, pixels)
     except EdgelabError:
         raise
     except Exception as error:
