@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TECHNIQUE = re.compile(
     r"baseline|clustering|ptq(_[a-z0-9]+)+|qat(_[a-z0-9]+)+|(p|c|pc)qat(_[a-z0-9]+)*"
-    r"|(magnitude_pruning|structured_pruning|distillation)(_[a-z0-9]+)*"
+    r"|(magnitude_pruning|structured_pruning|(ensemble_)?distillation|linear_head)(_[a-z0-9]+)*"
 )
 PATTERNS = {
     "chapter": (re.compile(r"\d\d_[a-z0-9_]+"), "a chapter such as 01_baseline"),

@@ -53,8 +53,9 @@ class Profile:
     """How much work a run does: on `data` (a name `edgelab.data.load` knows), one recipe a model.
 
     `fine_tuning` holds the recipes for training on after single weights have been changed, `retraining` those after
-    whole channels have been removed. `uses_kept` says whether the checkpoints that come with edgelab may stand in for
-    training; what this machine has trained itself is used in any case.
+    whole channels have been removed, `distillation` those of students that start from nothing. `uses_kept` says whether
+    the checkpoints that come with edgelab may stand in for training; what this machine has trained itself is used in
+    any case.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Profile:
     recipes: Mapping[str, Recipe]
     fine_tuning: Mapping[str, Recipe]
     retraining: Mapping[str, Recipe]
+    distillation: Mapping[str, Recipe]
     uses_kept: bool
 
 
@@ -87,10 +89,11 @@ _CIFAR10_RETRAINING = {
     name: replace(recipe, epochs=10, peak_rate=rate)
     for (name, recipe), rate in zip(_CIFAR10.items(), (0.05, 0.1, 0.1), strict=True)
 }
+_CIFAR10_DISTILLATION = {name: replace(recipe, epochs=4, label_smoothing=0.0) for name, recipe in _CIFAR10.items()}
 PROFILES: dict[str, Profile] = {
-    "ci": Profile("ci", "digits", _DIGITS, _DIGITS_TUNING, _DIGITS_TUNING, True),
-    "zoo": Profile("zoo", "cifar10", _CIFAR10, _CIFAR10_TUNING, _CIFAR10_RETRAINING, True),
-    "full": Profile("full", "cifar10", _CIFAR10, _CIFAR10_TUNING, _CIFAR10_RETRAINING, False),
+    "ci": Profile("ci", "digits", _DIGITS, _DIGITS_TUNING, _DIGITS_TUNING, _DIGITS, True),
+    "zoo": Profile("zoo", "cifar10", _CIFAR10, _CIFAR10_TUNING, _CIFAR10_RETRAINING, _CIFAR10_DISTILLATION, True),
+    "full": Profile("full", "cifar10", _CIFAR10, _CIFAR10_TUNING, _CIFAR10_RETRAINING, _CIFAR10_DISTILLATION, False),
 }
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,14 @@ from edgelab.profiles import Recipe
 
 KEPT = Path(__file__).parent / "checkpoints"
 LOG = logging.getLogger(__name__)
+Made = tuple[dict[str, np.ndarray], list[dict[str, float]]]
+"""Weights and the history of the training that made them."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """How a network was made from a trained one: the `technique` as the ledger calls it, the `framework` it was applied
-    in, and the key of the checkpoint at the `start`.
+    """How a network was made from trained ones: the `technique` as the ledger calls it, the `framework` it was applied
+    in, and the key of the checkpoint at the `start`, or the keys of its teachers, joined by "+".
     """
 
     technique: str
@@ -185,7 +187,7 @@ def load_or_make(
     framework: str,
     dataset: Dataset,
     recipe: Recipe,
-    make: Callable[[Path], tuple[dict[str, np.ndarray], list[dict[str, float]]]],
+    make: Callable[[Path], Made],
     *,
     kept: bool = True,
 ) -> Checkpoint:
@@ -195,13 +197,70 @@ def load_or_make(
     arrays come back as they are kept (see `weights.coarse`), the first time too; `train_seconds` includes
     those of `start`. Raises EdgelabError where `start` was trained on other images, and as `find` does.
     """
-    if start.meta["data_fingerprint"] != dataset.fingerprint:
-        raise EdgelabError(f"{start.key} was trained on other images than this {dataset.name}: load those")
+    _check_data(start, dataset)
     origin = Origin(technique, framework, start.key)
+    return _derived(start.model, origin, start.meta.get("train_seconds", 0.0), dataset, recipe, make, kept)
+
+
+def load_or_teach(
+    model: str,
+    teachers: Sequence[Checkpoint],
+    technique: str,
+    framework: str,
+    dataset: Dataset,
+    recipe: Recipe,
+    make: Callable[[Path], Made],
+    *,
+    kept: bool = True,
+) -> Checkpoint:
+    """A `model` trained from scratch with the help of `teachers`: kept, found and made as by `load_or_make`.
+
+    Its origin starts at the teachers' keys, in their order; `train_seconds` are its own, since teachers are trained
+    once for many students. Raises EdgelabError where a teacher was trained on other images, and as `find` does.
+    """
+    for teacher in teachers:
+        _check_data(teacher, dataset)
+    origin = Origin(technique, framework, "+".join(teacher.key for teacher in teachers))
+    return _derived(model, origin, 0.0, dataset, recipe, make, kept)
+
+
+def load_or_transfer(
+    model: str,
+    source: str,
+    technique: str,
+    framework: str,
+    dataset: Dataset,
+    recipe: Recipe,
+    make: Callable[[Path], Made],
+    *,
+    kept: bool = True,
+) -> Checkpoint:
+    """A `model` made from one that was trained elsewhere: kept, found and made as by `load_or_make`.
+
+    `source` identifies the weights it starts from, such as their SHA-256.
+    """
+    return _derived(model, Origin(technique, framework, source), 0.0, dataset, recipe, make, kept)
+
+
+def _check_data(given: Checkpoint, dataset: Dataset) -> None:
+    if given.meta["data_fingerprint"] != dataset.fingerprint:
+        raise EdgelabError(f"{given.key} was trained on other images than this {dataset.name}: load those")
+
+
+def _derived(
+    model: str,
+    origin: Origin,
+    earlier: float,
+    dataset: Dataset,
+    recipe: Recipe,
+    make: Callable[[Path], Made],
+    kept: bool,
+) -> Checkpoint:
+    """The checkpoint of `origin`, else what `make` returns, as coarse as it is kept."""
 
     def made(state_path: Path) -> Checkpoint:
         arrays, history = make(state_path)
-        meta = _meta(dataset, history, start.meta.get("train_seconds", 0.0))
-        return Checkpoint(start.model, dataset.name, recipe, weights.coarse(arrays), history, meta, origin)
+        meta = _meta(dataset, history, earlier)
+        return Checkpoint(model, dataset.name, recipe, weights.coarse(arrays), history, meta, origin)
 
-    return _load_or_make(key(start.model, dataset.name, recipe, origin), dataset, kept, made)
+    return _load_or_make(key(model, dataset.name, recipe, origin), dataset, kept, made)

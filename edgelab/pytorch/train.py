@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from edgelab.data import Dataset, Split
+from edgelab.distillation import Lesson
 from edgelab.files import atomic_path
 from edgelab.profiles import Recipe, is_best, one_cycle
 
@@ -89,6 +90,7 @@ def _epoch(
     recipe: Recipe,
     optimizer: torch.optim.SGD,
     after_step: Callable[[float], None] | None,
+    lesson: Lesson | None,
     epoch: int,
 ) -> float:
     """One pass over `split`; the order and the augmentation follow from (seed, epoch) alone. Returns the mean loss."""
@@ -105,7 +107,10 @@ def _epoch(
         chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
         inputs = to_input(augmented(padded, chosen, split.images.shape[1:3], recipe, generator))
         targets = labels[chosen.to(labels.device)]
-        loss = F.cross_entropy(model(inputs), targets, label_smoothing=recipe.label_smoothing)
+        if lesson:
+            loss = lesson.loss(model(inputs), targets, lesson.answers(inputs, chosen)).mean()
+        else:
+            loss = F.cross_entropy(model(inputs), targets, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -155,6 +160,7 @@ def train(
     *,
     after_step: Callable[[float], None] | None = None,
     counts_from: float = 0.0,
+    lesson: Lesson | None = None,
 ) -> list[dict[str, float]]:
     """Train `model` in place and leave it with the weights of the epoch that did best on the *validation* images.
 
@@ -164,6 +170,7 @@ def train(
 
     `after_step` is called after every step with the progress of the training, 0..1. Epochs that end before
     `counts_from` of it cannot be the best: a network that is being pruned bit by bit is not yet what it is to become.
+    With a `lesson` its loss takes the place of the cross-entropy with the labels.
     """
     torch.backends.cudnn.deterministic = True
     model.to(_device())
@@ -179,7 +186,7 @@ def train(
     bar = tqdm(range(len(history), recipe.epochs), "training", recipe.epochs, initial=len(history), unit="epoch")
     for epoch in bar:
         start = time.perf_counter()
-        loss = _epoch(model, padded, dataset.train, recipe, optimizer, after_step, epoch)
+        loss = _epoch(model, padded, dataset.train, recipe, optimizer, after_step, lesson, epoch)
         score = accuracy(model, dataset.validation)
         if is_best(score, history, recipe, counts_from):
             best = copy.deepcopy(model.state_dict())

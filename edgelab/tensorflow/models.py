@@ -79,7 +79,11 @@ def build(name: str, classes: int = 10, seed: int = 0) -> keras.Model:
     if name not in MODELS:
         raise EdgelabError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")
     image = keras.Input(INPUT_SHAPE, name="image")
-    model = keras.Model(image, MODELS[name](image, classes), name=name)
+    return _drawn(keras.Model(image, MODELS[name](image, classes), name=name), seed)
+
+
+def _drawn(model: keras.Model, seed: int) -> keras.Model:
+    """`model` with new weights in its layers, drawn from `seed` as PyTorch draws them."""
     rng = np.random.default_rng(seed)
     drawn = {}
     for key, array in to_arrays(model).items():

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from edgelab import weights
 from edgelab.data import Dataset, Split, normalise
+from edgelab.distillation import Lesson
 from edgelab.errors import EdgelabError
 from edgelab.profiles import Recipe, is_best, one_cycle
 
@@ -52,14 +53,18 @@ def accuracy(model: keras.Model, split: Split) -> float:
 
 
 class _Batches(keras.utils.Sequence):
-    """Augmented batches; their order and content follow from (seed, epoch) alone."""
+    """Augmented batches; their order and content follow from (seed, epoch) alone.
 
-    def __init__(self, split: Split, classes: int, recipe: Recipe, epoch: int) -> None:
+    With a `lesson` the teachers' answers travel with the targets, in one row an image: first the labels, one-hot, then
+    the logits of one teacher after the other.
+    """
+
+    def __init__(self, split: Split, classes: int, recipe: Recipe, epoch: int, lesson: Lesson | None) -> None:
         margins = ((0, 0), (recipe.crop, recipe.crop), (recipe.crop, recipe.crop), (0, 0))
         self.padded = np.pad(split.images, margins, mode="reflect")
         self.size = split.images.shape[1:3]
         self.targets = np.eye(classes, dtype=np.float32)[split.labels]
-        self.recipe = recipe
+        self.recipe, self.lesson = recipe, lesson
         self._start(epoch)
 
     def _start(self, epoch: int) -> None:
@@ -72,27 +77,46 @@ class _Batches(keras.utils.Sequence):
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = self.order[step * self.recipe.batch : (step + 1) * self.recipe.batch]
         generator = np.random.default_rng((self.recipe.seed, self.epoch, step))
-        return to_input(augmented(self.padded, chosen, self.size, self.recipe, generator)), self.targets[chosen]
+        inputs, targets = (
+            to_input(augmented(self.padded, chosen, self.size, self.recipe, generator)),
+            self.targets[chosen],
+        )
+        if self.lesson:
+            answers = self.lesson.answers(inputs, chosen)
+            targets = np.concatenate([targets, answers.reshape(len(targets), -1)], axis=1)
+        return inputs, targets
 
     def on_epoch_end(self) -> None:
         self._start(self.epoch + 1)
 
 
-def _compile(model: keras.Model, recipe: Recipe) -> None:
+def _compile(model: keras.Model, recipe: Recipe, lesson: Lesson | None) -> None:
     """SGD as in PyTorch: the decay is part of the gradient and spares biases and BatchNorm."""
-    cross_entropy = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+    smoothing = {"from_logits": True, "label_smoothing": recipe.label_smoothing}
+    undecayed = _taught(lesson) if lesson else keras.losses.CategoricalCrossentropy(**smoothing)
     decayed = [v for v in model.trainable_variables if len(v.shape) > 1]
 
     def loss(targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         squares = sum(tf.reduce_sum(tf.square(v)) for v in decayed)
-        return cross_entropy(targets, outputs) + recipe.weight_decay / 2 * squares
+        return undecayed(targets, outputs) + recipe.weight_decay / 2 * squares
 
     optimizer = keras.optimizers.SGD(recipe.peak_rate, momentum=recipe.momentum, nesterov=True)
     optimizer.build(model.trainable_variables)
-    metric = keras.metrics.CategoricalCrossentropy(
-        "cross_entropy", from_logits=True, label_smoothing=recipe.label_smoothing
-    )
+    if lesson:
+        metric = keras.metrics.MeanMetricWrapper(_taught(lesson), "undecayed")
+    else:
+        metric = keras.metrics.CategoricalCrossentropy("undecayed", **smoothing)
     model.compile(optimizer, loss, metrics=[metric])
+
+
+def _taught(lesson: Lesson) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """The lesson's loss on targets that carry the teachers' answers, in rows: Keras squeezes what has more axes."""
+
+    def loss(targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+        carried = tf.reshape(targets, (tf.shape(outputs)[0], -1, outputs.shape[-1]))
+        return lesson.loss(outputs, carried[:, 0], carried[:, 1:])
+
+    return loss
 
 
 def _arrays(model: keras.Model) -> dict[str, np.ndarray]:
@@ -154,7 +178,7 @@ class _Training(keras.callbacks.Callback):
             self.after_step(self._progress(batch))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        score, loss = accuracy(self.model, self.dataset.validation), float((logs or {})["cross_entropy"])
+        score, loss = accuracy(self.model, self.dataset.validation), float((logs or {})["undecayed"])
         if is_best(score, self.history, self.recipe, self.counts_from):
             self.best = self.model.get_weights()
         seconds = time.perf_counter() - self.start
@@ -175,6 +199,7 @@ def train(
     *,
     after_step: Callable[[float], None] | None = None,
     counts_from: float = 0.0,
+    lesson: Lesson | None = None,
 ) -> list[dict[str, float]]:
     """Train `model` in place and leave it with the weights of the epoch that did best on the *validation* images.
 
@@ -184,8 +209,9 @@ def train(
 
     `after_step` is called after every step with the progress of the training, 0..1. Epochs that end before
     `counts_from` of it cannot be the best: a network that is being pruned bit by bit is not yet what it is to become.
+    With a `lesson` its loss takes the place of the cross-entropy with the labels.
     """
-    _compile(model, recipe)
+    _compile(model, recipe, lesson)
     about = {"recipe": asdict(recipe), "data_fingerprint": dataset.fingerprint}
     history: list[dict[str, float]] = []
     best = model.get_weights()
@@ -202,7 +228,7 @@ def train(
             weights.save(state_path, {**_arrays(model), **kept}, {**about, "history": history})
 
     training = _Training(dataset, recipe, history, best, save, after_step, counts_from)
-    batches = _Batches(dataset.train, model.output_shape[-1], recipe, len(history))
+    batches = _Batches(dataset.train, model.output_shape[-1], recipe, len(history), lesson)
     epochs = {"initial_epoch": len(history), "epochs": recipe.epochs}
     model.fit(batches, **epochs, shuffle=False, verbose=0, callbacks=[training])
     model.set_weights(training.best)
