@@ -25,7 +25,7 @@ from edgelab.profiles import Recipe, is_best, one_cycle
 from edgelab.zoo import Checkpoint
 
 LOG = logging.getLogger(__name__)
-HEAD = Recipe(epochs=20, batch=256, peak_rate=0.05, weight_decay=1e-3, crop=0, flip=False)
+HEAD = Recipe(epochs=20, batch=256, peak_rate=0.03, weight_decay=2e-3, crop=0, flip=False)
 """How the last layer is fitted to standardised features."""
 UNTRAINED = "untrained"
 TECHNIQUE = "linear_head"
