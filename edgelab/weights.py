@@ -63,7 +63,7 @@ def _coarse(array: np.ndarray) -> np.ndarray:
 def _table(array: np.ndarray) -> np.ndarray | None:
     """The values of `array` (float32) where they are few: FEW at most, four times fewer than what is not zero."""
     values = np.unique(array).astype(np.float32) + np.float32(0)
-    return values if len(values) <= min(FEW, np.count_nonzero(array) // 4) else None
+    return values if len(values) <= min(FEW, int(np.count_nonzero(array)) // 4) else None
 
 
 def _upper(array: np.ndarray) -> np.ndarray:
