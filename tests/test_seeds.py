@@ -1,0 +1,40 @@
+"""Differences between repeated trainings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgelab import seeds
+from edgelab.errors import EdgelabError
+
+
+def test_the_interval_is_scipys() -> None:
+    from scipy.stats import ttest_rel
+
+    reference, other = [70.0, 72.0, 71.0], [73.0, 74.5, 74.2]
+    found = seeds.paired(reference, other)
+    low, high = ttest_rel(other, reference).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.mean == pytest.approx(np.mean(other) - np.mean(reference))
+    assert found.sentence().startswith("+2.90 points (95 % interval +2.0")
+    assert found.sentence().endswith("3 seeds): a difference that cannot be chance alone")
+
+
+def test_what_all_seeds_share_does_not_widen_it() -> None:
+    """A seed that is lucky in both ways says nothing about their difference."""
+    found = seeds.paired([60.0, 70.0, 80.0], [61.0, 71.0, 81.0])
+    assert (found.low, found.high) == pytest.approx((1, 1))
+
+
+def test_about_one_in_twenty_intervals_misses() -> None:
+    rng = np.random.default_rng(0)
+    missed = [not (d.low <= 1 <= d.high) for d in (seeds.paired([0.0] * 3, rng.normal(1, 2, 3)) for _ in range(1000))]
+    assert 0.03 < np.mean(missed) < 0.07
+    assert "cannot be told from none" in seeds.paired([1.0, 2.0], [2.0, 1.0]).sentence()
+
+
+@pytest.mark.parametrize(("reference", "other"), [([1.0], [2.0]), ([1.0, 2.0], [1.0, 2.0, 3.0])])
+def test_too_few_or_unequal(reference: list[float], other: list[float]) -> None:
+    with pytest.raises(EdgelabError, match="two or more seeds, the same on both sides, got"):
+        seeds.paired(reference, other)
