@@ -20,8 +20,8 @@ from edgelab.layers.table import DENSE, TRANSPOSED, Builder, Constant, LayerTabl
 PASSED_ON = {"Identity", "DequantizeLinear", "QuantizeLinear", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze"}
 NOT_WEIGHTS = {"Resize", "Upsample", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 WEIGHT_TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
-WEIGHT_TYPES |= {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4}
-NARROW = {TensorProto.INT4: 4, TensorProto.UINT4: 4}
+NARROW = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2, TensorProto.UINT2: 2}
+WEIGHT_TYPES |= {TensorProto.INT8, TensorProto.UINT8, *NARROW}
 
 
 def _bits(elem_type: int) -> int:
