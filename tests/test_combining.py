@@ -1,0 +1,149 @@
+"""That later steps keep what earlier ones gained, in memory, in the checkpoint and in the exported file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tf_keras as keras
+
+from edgelab import artifact, combining, data, inside, profiles, zoo
+from edgelab.combining import Clustering, Preserving
+from edgelab.errors import EdgelabError
+from edgelab.tensorflow import combining as keras_combining
+from edgelab.tensorflow import models, qat, train
+from edgelab.tensorflow import pruning as keras_pruning
+
+RECIPE = profiles.Recipe(epochs=1, batch=32, peak_rate=0.004, crop=1, flip=False)
+
+
+@pytest.fixture(scope="module")
+def few() -> data.Dataset:
+    digits = data.load("digits")
+    return replace(digits, train=data.Split(digits.train.images[:160], digits.train.labels[:160]))
+
+
+@pytest.fixture(scope="module")
+def start(few: data.Dataset) -> zoo.Checkpoint:
+    """An untrained plain_cnn with half of its weights at zero."""
+    model = keras_pruning.prune(models.build("plain_cnn", 10), 0.5)
+    meta = {"class_names": list(few.class_names), "data_fingerprint": few.fingerprint, "train_seconds": 1.0}
+    return zoo.Checkpoint("plain_cnn", few.name, RECIPE, models.to_arrays(model), [], meta)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("EDGELAB_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def clustered(start: zoo.Checkpoint, few: data.Dataset) -> zoo.Checkpoint:
+    return keras_combining.load_or_cluster(start, Clustering(8), few, RECIPE)
+
+
+def shares(arrays: dict[str, np.ndarray]) -> dict[str, float]:
+    return {name: float((array == 0).mean()) for name, array in arrays.items()}
+
+
+def in_file(path: Path, image: np.ndarray) -> list[np.ndarray]:
+    """The integers of each convolution and fully connected layer: (output channels, weights)."""
+    found = [op for op in inside.operators(artifact.load(path), image) if op.kind in ("CONV_2D", "FULLY_CONNECTED")]
+    return [op.inputs[1].values.reshape(len(op.inputs[1].values), -1) for op in found]
+
+
+def test_clustering_shares_values_and_keeps_zeros(start: zoo.Checkpoint, clustered: zoo.Checkpoint) -> None:
+    before, after = (keras_combining.values(keras_pruning.restore(c)) for c in (start, clustered))
+    assert max(len(np.unique(array)) for array in after.values()) <= 8
+    assert shares(before) == pytest.approx(shares(after), abs=0.03)
+    assert min(shares(after).values()) > 0
+    trained = [np.unique(after[name])[-1] != np.unique(before[name])[-1] for name in after]
+    assert all(trained)
+    assert clustered.origin.technique == "clustering_8"
+    assert clustered.arrays.keys() == start.arrays.keys()
+
+
+@pytest.mark.parametrize("plan", [Preserving(zeros=True), Preserving(clusters=True), Preserving(True, True)])
+def test_what_a_plan_keeps_is_in_the_exported_file(
+    plan: Preserving, start: zoo.Checkpoint, clustered: zoo.Checkpoint, few: data.Dataset, tmp_path: Path
+) -> None:
+    made = keras_combining.load_or_quantize(clustered if plan.clusters else start, plan, few, RECIPE)
+    network = keras_combining.restore(made)
+    path = tmp_path / "x.tflite"
+    file = artifact.save(network, path, scheme="int8")
+    weights = in_file(path, few.test.images[:1])
+    zero = np.concatenate([w.ravel() for w in weights]) == 0
+    values = max(len(np.unique(channel)) for w in weights for channel in w)
+    assert len(weights) == 5
+    if plan.zeros:
+        assert zero.mean() > 0.49
+    if plan.clusters:
+        assert values <= 8
+    else:
+        assert values > 8
+    images = few.test.images[:100]
+    computed = file.predict(images)
+    step = np.diff(np.unique(computed)).min()
+    assert np.abs(computed - train.logits(network, images)).max() < 1.01 * step, "one rounding apart at most"
+    assert made.origin.technique == plan.technique
+
+
+def test_quantization_aware_training_as_usual_loses_the_zeros(
+    start: zoo.Checkpoint, few: data.Dataset, tmp_path: Path
+) -> None:
+    """The reason for PQAT. Small integers still round to zero, so some come back."""
+    prepared = qat.prepare_int8(keras_pruning.restore(start))
+    qat.fine_tune(prepared, few, RECIPE)
+    kernels = [array for name, array in qat.to_arrays(prepared).items() if name.endswith("kernel")]
+    assert np.mean([(kernel == 0).mean() for kernel in kernels]) < 0.1
+
+
+def test_the_network_that_is_kept_computes_as_the_one_that_was_trained(
+    start: zoo.Checkpoint, few: data.Dataset
+) -> None:
+    model = keras_pruning.restore(start)
+    prepared = keras_combining.prepare(model, Preserving(zeros=True))
+    train.train(prepared, few, RECIPE)
+    kept = qat.from_arrays(qat.prepare_int8(model), keras_combining.plain(prepared, model))
+    images = few.test.images[:50]
+    assert np.array_equal(train.logits(kept, images), train.logits(prepared, images))
+
+
+def test_gentle_divides_by_the_weights_that_share_a_value() -> None:
+    weights = {"few": np.arange(10.0), "many": np.repeat(np.arange(4.0), 25)}
+    assert combining.gentle(RECIPE, weights) == replace(RECIPE, peak_rate=RECIPE.peak_rate / 25, weight_decay=0.0)
+
+
+def test_names_and_impossible_plans() -> None:
+    plans = [Preserving(True), Preserving(clusters=True), Preserving(True, True)]
+    assert [plan.technique for plan in plans] == ["pqat", "cqat", "pcqat"]
+    with pytest.raises(EdgelabError, match=r"^nothing to preserve: choose zeros, clusters or both"):
+        Preserving()
+    for wrong in (1, 257, 2.5, True, "16"):
+        with pytest.raises(EdgelabError, match=f"^expected from 2 to 256 clusters, got {wrong!r}"):
+            Clustering(wrong)
+
+
+def test_nothing_to_keep_is_said_before_any_work() -> None:
+    model = models.build("plain_cnn", 10)
+    with pytest.raises(EdgelabError, match=r"^pqat keeps zeros, and no weight is zero: prune the network first$"):
+        keras_combining.prepare(model, Preserving(zeros=True))
+    with pytest.raises(EdgelabError, match=r"^cqat keeps clusters, and the weights of 'conv1' have 864 values"):
+        keras_combining.prepare(model, Preserving(clusters=True))
+    with pytest.raises(EdgelabError, match="already"):
+        keras_combining.prepare(qat.prepare_int8(model), Preserving(zeros=True))
+
+
+def test_too_many_clusters_and_wrong_models_are_refused() -> None:
+    small = keras.Sequential([keras.layers.Dense(3, input_shape=(4,), name="dense")])
+    with pytest.raises(EdgelabError, match=r"^'dense' has 12 weights for 16 clusters: choose fewer$"):
+        keras_combining.cluster(small, Clustering(16))
+    small.set_weights([np.full((4, 3), np.nan), np.zeros(3)])
+    with pytest.raises(EdgelabError, match=r"are NaN or infinite"):
+        keras_combining.cluster(small, Clustering(2))
+    with pytest.raises(EdgelabError, match=r"^expected a tf_keras model"):
+        keras_combining.cluster("model.tflite", Clustering(2))
