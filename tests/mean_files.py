@@ -46,10 +46,11 @@ def onnx_file(
     gain: np.ndarray | None = None,
     properties: dict[str, str] | None = None,
     scaled: bool = True,
+    ending: str = "",
 ) -> Path:
     """A file for images of `sizes` (batch, height, width, channels) in `layout`; integer ones are `scaled`, or cast.
 
-    `gain` (3, 3) mixes the channels; `properties` are metadata.
+    `gain` (3, 3) mixes the channels; `properties` are metadata; `ending` is an operator the means go through last.
     """
     from onnx import TensorProto, helper, numpy_helper, save
 
@@ -76,6 +77,9 @@ def onnx_file(
         name = "turned"
     nodes.append(helper.make_node("Conv", [name, "w"], ["c"]))
     nodes.append(helper.make_node("ReduceMean", ["c", "axes"], ["means"], keepdims=0))
+    if ending:
+        nodes[-1].output[0] = "ended"
+        nodes.append(helper.make_node(ending, ["ended"], ["means"]))
     kind = getattr(TensorProto, {"float32": "FLOAT"}.get(dtype, dtype.upper()))
     if dtype in QUANTIZED and scaled:
         nodes.append(helper.make_node("QuantizeLinear", ["means", "scale", "zero"], ["logits"]))
@@ -167,9 +171,11 @@ class _Graph:
         code, op = self.schema.OperatorCodeT(), self.schema.OperatorT()
         code.builtinCode = code.deprecatedBuiltinCode = getattr(self.schema.BuiltinOperator, name)
         op.opcodeIndex, op.inputs, op.outputs = len(self.model.operatorCodes), np.int32(inputs), np.int32([output])
-        kind = {"CONV_2D": "Conv2D", "AVERAGE_POOL_2D": "Pool2D"}.get(name, name.title()) + "Options"
-        op.builtinOptionsType = getattr(self.schema.BuiltinOptions, kind)
-        op.builtinOptions = getattr(self.schema, f"{kind}T")()
+        kinds = {"CONV_2D": "Conv2D", "AVERAGE_POOL_2D": "Pool2D", "LOG_SOFTMAX": "LogSoftmax"}
+        kind = kinds.get(name, name.title()) + "Options"
+        if name != "LOGISTIC":
+            op.builtinOptionsType = getattr(self.schema.BuiltinOptions, kind)
+            op.builtinOptions = getattr(self.schema, f"{kind}T")()
         for key, value in options.items():
             setattr(op.builtinOptions, key, value)
         self.model.operatorCodes.append(code)
@@ -187,8 +193,13 @@ class _Graph:
         return path
 
 
-def tflite_file(path: Path, dtype: str = "float32", layout: str = "NHWC", batch: int | None = None) -> Path:
-    """A file for 8x8 images in `layout`, of any batch or a fixed one; integer inputs and outputs are scaled."""
+def tflite_file(
+    path: Path, dtype: str = "float32", layout: str = "NHWC", batch: int | None = None, ending: str = ""
+) -> Path:
+    """A file for 8x8 images in `layout`, of any batch or a fixed one; integer inputs and outputs are scaled.
+
+    `ending` is an operator that the means of a float32 file go through last, such as SOFTMAX.
+    """
     graph, n, open_ = _Graph(), batch or 1, batch is None
     scale = QUANTIZED.get(dtype)
     inner = dtype if scale else "float32"
@@ -218,6 +229,8 @@ def tflite_file(path: Path, dtype: str = "float32", layout: str = "NHWC", batch:
     if dtype == "float16":
         kinds = {"inDataType": graph.schema.TensorType.FLOAT32, "outDataType": graph.schema.TensorType.FLOAT16}
         x = graph.operator("CAST", [x], value(dtype, 3), **kinds)
+    if ending:
+        x = graph.operator(ending, [x], value(dtype, 3), **({"beta": 1.0} if ending == "SOFTMAX" else {}))
     return graph.write(path, source, x)
 
 

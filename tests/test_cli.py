@@ -18,7 +18,7 @@ import psutil
 import pytest
 from mean_files import endless_file, onnx_file, picture_folder, tflite_file
 
-from edgelab import cli, course, report
+from edgelab import cli, course, labels, report
 from edgelab.errors import EdgelabError
 
 FRAMEWORKS = {"torch", "tensorflow", "keras", "tf_keras", "onnxruntime", "ai_edge_litert"}
@@ -77,7 +77,7 @@ def test_help_lists_the_commands(
 ) -> None:
     assert main(monkeypatch, option) == 0
     out = capsys.readouterr().out
-    assert all(f"\n  {command} " in out for command in ("run", "book", "measure", "macs"))
+    assert all(f"\n  {command} " in out for command in ("run", "book", "measure", "macs", "predict", "export"))
     assert "..." not in out.partition("Commands:")[2], "every command's line fits"
 
 
@@ -254,9 +254,10 @@ def test_no_runtime_for_a_file_is_one_line(tmp_path: Path) -> None:
     assert re.fullmatch(r"edgelab: .*m\.onnx is no onnx model that can be run \(no onnxruntime here\).*\n", done.stderr)
 
 
-def test_ctrl_c_ends_measure_and_its_child(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "images"), [("measure", []), ("predict", ["a.png"])])
+def test_ctrl_c_ends_a_command_and_its_child(tmp_path: Path, name: str, images: list[str]) -> None:
     path = endless_file(tmp_path / "m.onnx")
-    command = [sys.executable, "-c", "from edgelab.cli import main; main()", "measure", str(path)]
+    command = [sys.executable, "-c", "from edgelab.cli import main; main()", name, str(path), *images]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -268,6 +269,79 @@ def test_ctrl_c_ends_measure_and_its_child(tmp_path: Path) -> None:
     assert process.communicate(timeout=20) == ("", "edgelab: interrupted\n")
     assert process.returncode == 130
     assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def test_predict_in_words(tmp_path: Path, folder: Path) -> None:
+    path = tflite_file(tmp_path / "m.tflite", "int8")
+    labels.write(path, ("red", "green", "blue"))
+    image = next(folder.glob("red/*.png"))
+    done = edgelab("predict", path, image, "--top", 2)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(r"m\.tflite: int8 input 8x8x3, run by ai-edge-litert [\d.]+", lines[0])
+    assert re.fullmatch(rf"{image}  red \d\d\.\d %  \w+ \d\d\.\d %", lines[2])
+    assert [line.split()[0] for line in lines[4:] if line[0] != " "] == ["pixels", "latency", "speed"]
+
+
+def test_predict_from_standard_input_with_json(folder: Path) -> None:
+    content = next(folder.glob("red/*.png")).read_bytes()
+    command = [sys.executable, "-c", "from edgelab.cli import main; main()", "predict", "-", "--json"]
+    done = subprocess.run(command, input=content, capture_output=True, timeout=60)
+    found = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, found["images"][0]["image"]) == (0, b"", "-")
+    assert len(found["labels"]) == 10 and len(found["images"][0]["classes"]) == 3
+
+
+def test_one_bad_picture_is_one_line_and_the_others_answers(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "bad.png").write_text("no picture")
+    done = edgelab("predict", tmp_path / "bad.png", folder, "--json")
+    assert done.returncode == 2
+    assert re.fullmatch(r"edgelab: cannot read the image .*bad\.png \(.*\): mend or remove it\n", done.stderr)
+    images = json.loads(done.stdout)["images"]
+    assert len(images) == 13 and "error" in images[0] and all("classes" in image for image in images[1:])
+    done = edgelab("predict", tmp_path / "bad.png")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["predict", "m.tflite"], "expected an image, a folder of images or - after m.tflite, got nothing"),
+        (["predict", "none.png"], "there is no image at none.png: check the path"),
+        (["predict", "none.tflite", "a.png"], "there is no model file at none.tflite: .*"),
+        (["export", "nothing", "-o", "m.onnx"], "there is no checkpoint 'nothing': expected a .safetensors file or .*"),
+        (
+            ["export", "a.safetensors", "-o", "m.onnx"],
+            "no weights at a.safetensors: expected a .safetensors file there",
+        ),
+        (["export", "ds_cnn", "-o", "m.pt"], "expected a model file ending in .tflite or .onnx, got 'm.pt'"),
+        (["export", "ds_cnn", "-o", "m.onnx", "--to", "tflite"], "expected a file that ends in .tflite, got 'm.onnx'"),
+        (["export", "ds_cnn", "-o", "m.onnx", "--int8"], "int8 needs training images of cifar10-jpeg .*"),
+    ],
+)
+def test_what_predict_and_export_cannot_do_is_one_line_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EDGELAB_DATA", raising=False)
+    tflite_file(tmp_path / "m.tflite")
+    assert main(monkeypatch, *arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and re.fullmatch(f"edgelab: {line}\n", err), err
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_export_writes_a_checked_file(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.delenv("EDGELAB_DATA", raising=False)
+    path = tmp_path / "m.onnx"
+    assert main(monkeypatch, "export", "resnet8", "--to", "onnx", "-o", str(path)) == 0
+    out, err = capfd.readouterr()
+    assert (
+        out.startswith(f"{path}: {path.stat().st_size:,} bytes, float32 in and float32 out, opset 18, ") and err == ""
+    )
+    assert len(labels.read(path) or ()) == 10
 
 
 def test_macs_of_a_file(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -320,7 +394,7 @@ def test_the_pages_show_commands_and_options_that_exist(page: str) -> None:
     known = {name: {o for p in c.params for o in p.opts} for name, c in commands.items()}
     lines = re.findall(r"^.*\.venv/bin/edgelab ([a-z].*)$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
     shown = [line.partition("#")[0].split() for line in lines]
-    assert {"run", "measure", "macs"} <= {words[0] for words in shown} <= set(known)
+    assert {"run", "measure", "macs", "predict", "export"} <= {words[0] for words in shown} <= set(known)
     unknown = [(w[0], o) for w in shown for o in w if o.startswith("-") and o not in known[w[0]]]
     assert unknown == []
 

@@ -19,8 +19,10 @@ import numpy as np
 import psutil
 import pytest
 from mean_files import onnx_file, picture_folder, tflite_file
+from PIL import Image
+from test_pictures import bad_pictures
 
-from edgelab import isolated
+from edgelab import isolated, labels, predict
 from edgelab.errors import EdgelabError
 
 SECONDS = 6.0
@@ -225,6 +227,69 @@ def test_a_dozen_through_the_command_itself(tmp_path: Path) -> None:
             assert ": unexpected " not in lines[0] and "Traceback" not in lines[0]
         else:
             assert done.stdout and all(line.startswith("edgelab: ") for line in lines)
+
+
+def labelled(folder: Path) -> list[Path]:
+    """Files with class names and metadata inside."""
+    files = [tflite_file(folder / "named.tflite", "int8"), onnx_file(folder / "named.onnx")]
+    for path in files:
+        labels.write(path, ("red", "green", "blue"))
+    return files
+
+
+def test_100_damaged_files_with_metadata_are_described_or_one_line(tmp_path: Path) -> None:
+    """What `predict` does first with a file: metadata, class names, one image of noise."""
+    rng, sound = np.random.default_rng(3), labelled(tmp_path)
+    found = {}
+    with isolated.Worker(SECONDS) as worker:
+        for number in range(100):
+            origin, kind = sound[number % 2], KINDS[rng.integers(len(KINDS))]
+            path = tmp_path / f"{number:04}-{kind.__name__}-{origin.name}"
+            path.write_bytes(kind(bytearray(origin.read_bytes()), rng))
+            try:
+                worker.call("edgelab._seeing:prepare", path, 1, "auto")
+            except EdgelabError as error:
+                found[path.name] = str(error)
+    assert {name: line for name, line in found.items() if ": unexpected " in line or "\n" in line} == {}
+    assert {name: line for name, line in found.items() if name not in line or len(line) > 500} == {}
+    assert 30 < len(found) < 95
+    assert psutil.Process().children() == []
+
+
+def test_200_damaged_pictures(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    image = Image.fromarray(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8))
+    forms = ("png", "jpg", "webp", "gif", "tiff", "bmp", "ppm")
+    sound = []
+    for form in forms:
+        image.save(tmp_path / f"whole.{form}")
+        sound.append((tmp_path / f"whole.{form}").read_bytes())
+    damages = [kind for kind in KINDS if kind is not altered]
+    pictures = []
+    for number in range(200):
+        kind = damages[rng.integers(len(damages))]
+        pictures.append(tmp_path / f"{number:03}-{kind.__name__}.{forms[number % len(forms)]}")
+        pictures[-1].write_bytes(kind(bytearray(sound[number % len(forms)]), rng))
+    found = predict.predict([str(tflite_file(tmp_path / "m.tflite")), *map(str, pictures)])
+    assert [image["image"] for image in found.images] == list(map(str, pictures))
+    assert all("\n" not in line and "unexpected" not in line and len(line) < 500 for line in found.errors)
+    assert len(found.errors) > 50 and len(found.answered) > 30
+    assert psutil.Process().children() == []
+
+
+def test_bad_pictures_and_files_through_the_predict_command(tmp_path: Path) -> None:
+    model, good = str(tflite_file(tmp_path / "m.tflite")), tmp_path / "good.png"
+    Image.new("RGB", (9, 9), "red").save(good)
+    bad = bad_pictures(tmp_path)
+    done = edgelab("predict", model, str(good), *map(str, bad))
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2 and len(lines) == len(bad) and str(good) in done.stdout
+    assert all(line.startswith("edgelab: cannot read the image ") for line in lines)
+    for path in [*damaged(tmp_path, 5, 40)][::8]:
+        done = edgelab("predict", str(path), str(good), "--json")
+        assert done.returncode in (0, 2) and "Traceback" not in done.stderr, path.name
+        if done.returncode == 2:
+            assert done.stdout == "" and len(done.stderr.splitlines()) == 1 and ": unexpected " not in done.stderr
 
 
 def main() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from mean_files import onnx_file, tflite_file
+from mean_files import onnx_file, pictures, tflite_file
 
 from edgelab import artifact, labels
+from edgelab.artifact._flat import Table
 from edgelab.errors import EdgelabError
 
 
@@ -94,3 +97,92 @@ def test_another_suffix_and_no_model_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"\xff\xff")
     with pytest.raises(EdgelabError, match=r"m\.onnx: its class labels cannot be read"):
         labels.read(tmp_path / "m.onnx")
+
+
+NAMES = ("cat", "K\u00e4fer, blau", "3")
+
+
+@pytest.mark.parametrize("make", [tflite_file, onnx_file])
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_names_are_written_and_read_and_change_no_answer(tmp_path: Path, make: Callable, dtype: str) -> None:
+    path = make(tmp_path / f"m.{make.__name__.partition('_')[0]}", dtype)
+    images, _ = pictures(5)
+    before, size = artifact.load(path).predict(images), path.stat().st_size
+    labels.write(path, ("x", "y", "z"), "unit")
+    labels.write(path, NAMES, "raw")
+    assert labels.read(path) == NAMES
+    np.testing.assert_array_equal(artifact.load(path).predict(images), before)
+    assert path.stat().st_size < size + 1000
+    once = path.read_bytes()
+    labels.write(path, NAMES, "raw")
+    assert path.read_bytes() == once
+
+
+def test_tflite_metadata_follow_the_schema(tmp_path: Path) -> None:
+    """Slots as in metadata_schema.fbs: what MediaPipe and others look for."""
+    path = tflite_file(tmp_path / "m.tflite")
+    labels.write(path, NAMES)
+    content = path.read_bytes()
+    model = Table(content)
+    (entry,) = [entry for entry in model.tables(6) if entry.data(0) == b"TFLITE_METADATA"]
+    told = model.tables(4)[entry.number(1)].data(0)
+    assert told[4:8] == b"M001"
+    root = Table(told)
+    assert root.data(7) == b"1.0.0"
+    (graph,) = root.tables(3)
+    (image,), (classes,) = graph.tables(2), graph.tables(3)
+    assert image.table(3).number(0, "uint8") == 2 and image.table(3).table(1).number(0, "int8") == 1
+    (unit,) = image.tables(4)
+    assert unit.number(0, "uint8") == 1
+    assert (unit.table(1).numbers(0, "float32"), unit.table(1).numbers(1, "float32")) == ([128.0], [128.0])
+    (file,) = classes.tables(6)
+    assert (file.data(0), file.number(2, "int8")) == (b"labels.txt", 2)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("labels.txt").decode() == "".join(f"{name}\n" for name in NAMES)
+
+
+def test_constants_stay_aligned_as_devices_need_them(tmp_path: Path) -> None:
+    path = tflite_file(tmp_path / "m.tflite")
+    labels.write(path, NAMES)
+    places = [buffer._vector(0) for buffer in Table(path.read_bytes()).tables(4)]
+    assert [place % 16 for place, length in places if length] == [0] * 4
+
+
+def test_other_properties_stay(tmp_path: Path) -> None:
+    import onnx
+
+    path = onnx_file(tmp_path / "m.onnx", properties={"author": "me", "Names": "a,b,c"})
+    labels.write(path, NAMES)
+    found = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert found == {
+        "author": "me",
+        "labels": json.dumps(NAMES, ensure_ascii=False),
+        "Image.BitmapPixelFormat": "Rgb8",
+        "Image.NominalPixelRange": "Normalized_1_1",
+    }
+
+
+@pytest.mark.parametrize("make", [tflite_file, onnx_file])
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (("a", "b"), "expected a name for each of the 3 outputs, got 2 names"),
+        (("a", "b\nc", "d"), r"expected a name of one line for every class, got 'b\\nc' for class 1"),
+        (("a", " ", "d"), "expected a name of one line for every class, got ' ' for class 1"),
+        (("a", 2, "d"), "expected a name of one line for every class, got 2 for class 1"),
+    ],
+)
+def test_names_that_cannot_be_are_one_line(tmp_path: Path, make: Callable, names: tuple, line: str) -> None:
+    path = make(tmp_path / f"m.{make.__name__.partition('_')[0]}")
+    before = path.read_bytes()
+    with pytest.raises(EdgelabError, match=rf"^.*m\.\w+: {line}$"):
+        labels.write(path, names)
+    assert path.read_bytes() == before
+
+
+def test_names_go_into_models_only(tmp_path: Path) -> None:
+    (tmp_path / "m.tflite").write_bytes(b"no model")
+    with pytest.raises(EdgelabError, match=r"is no tflite model"):
+        labels.write(tmp_path / "m.tflite", NAMES)
+    with pytest.raises(EdgelabError, match=r"expected pixels one of centred, unit, raw, got 'bgr'"):
+        labels.write(tmp_path / "m.tflite", NAMES, "bgr")
