@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edgelab.distillation import Distillation
 from edgelab.errors import EdgelabError
 from edgelab.profiles import Recipe
 
@@ -51,6 +52,18 @@ class Preserving:
     def technique(self) -> str:
         """The name in the ledger: pqat, cqat or pcqat."""
         return "p" * self.zeros + "c" * self.clusters + "qat"
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """Quantization-aware training to int8 under teachers: the loss is that of the `lesson`."""
+
+    lesson: Distillation
+
+    @property
+    def technique(self) -> str:
+        """The name in the ledger, such as qat_int8_distillation_t4_alpha0_9."""
+        return f"qat_int8_{self.lesson.technique}"
 
 
 def check_clusters(clusters: int) -> int:

@@ -16,7 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.ao.quantization import QConfig, QConfigMapping, get_default_qat_qconfig_mapping
-from torch.ao.quantization.fake_quantize import FusedMovingAvgObsFakeQuantize, disable_observer, enable_observer
+from torch.ao.quantization.fake_quantize import (
+    FakeQuantizeBase,
+    FusedMovingAvgObsFakeQuantize,
+    disable_observer,
+    enable_observer,
+)
 from torch.ao.quantization.observer import MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
 from torch.nn import functional as F
@@ -317,7 +322,7 @@ def restore(checkpoint: Checkpoint) -> nn.Module:
     network = models.build(checkpoint.model, len(checkpoint.meta["class_names"]))
     if technique.startswith("qat_lsq"):
         return from_arrays(network, checkpoint.arrays)
-    if technique != Int8().technique:
+    if not technique.startswith((Int8().technique, "pqat")):
         raise EdgelabError(f"{checkpoint.key} holds no quantization-aware network but {technique}")
     channels, *size = artifact.TORCH_INPUT
     prepared = prepare_int8(network, np.zeros((1, *size, channels), np.uint8))
@@ -337,10 +342,7 @@ def load_or_quantize(
     def make(state_path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
         network = pruning.restore(start)
         images = spread(dataset.train.images)
-        if isinstance(plan, LowBit):
-            quantized = quantize(network, plan.bits, images)
-        else:
-            quantized = prepare_int8(network, images)
+        quantized = quantize(network, plan.bits, images) if isinstance(plan, LowBit) else prepare_int8(network, images)
         history = fine_tune(quantized, dataset, recipe, state_path)
         return to_arrays(quantized), history
 
@@ -348,20 +350,22 @@ def load_or_quantize(
 
 
 def save(model: nn.Module, path: Path | str) -> Artifact:
-    """Write a model of `quantize` as an .onnx file with its weights as integers of 2, 4 or 8 bits, several in a byte.
+    """Write a model of `quantize` or `prepare_int8` as an .onnx file with integers inside.
 
-    Widths between are stored in the next wider integers. Runtimes without kernels for so few bits turn the weights back
-    into float32 when they load the file: it is small on disk, not fast. Raises EdgelabError where the path does not end
-    in .onnx or the model has no learned steps.
+    Learned steps: weights as integers of 2, 4 or 8 bits, several in a byte; widths between are stored in the next wider
+    integers. Runtimes without kernels for so few bits turn the weights back into float32 when they load the file: it is
+    small on disk, not fast. Raises EdgelabError where the path does not end in .onnx or the model is another.
     """
     import onnx
 
     path = Path(path)
     layers = quantized_layers(model)
     if path.suffix.lower() != ".onnx":
-        raise EdgelabError(f"{path.name}: integers of few bits are kept in an .onnx file: use that suffix")
+        raise EdgelabError(f"{path.name}: a quantized torch module becomes an .onnx file: use that suffix")
     if not layers:
-        raise EdgelabError(f"{path.name}: the model has no learned steps: make it with quantize first")
+        if not any(isinstance(part, FakeQuantizeBase) for part in model.modules()):
+            raise EdgelabError(f"{path.name}: the model has no quantizers: make it with quantize or prepare_int8 first")
+        return artifact.save(convert_int8(model), path)
     stored = {
         name: Layer(integers(layer), layer.of_weight.grid, layer.of_input.grid, layer.of_input.step.item())
         for name, layer in layers.items()
