@@ -44,9 +44,19 @@ def prepare(path: str, threads: int, asked: str) -> dict[str, Any]:
     card |= {"runtime": file.runtime, "batch": opened.batch}
     if card["height"] and card["width"]:
         size = (1, card["height"], card["width"], card["channels"] or 3)
-        outputs = opened.answer(np.random.default_rng(0).integers(0, 256, size, np.uint8))
-        card["classes"] = outputs.shape[1]
+        noise = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+        card["classes"] = _outputs(path, opened, noise).shape[1]
     return card
+
+
+def _outputs(path: str, opened: Opened, images: np.ndarray) -> np.ndarray:
+    """What the file gives for `images`, (n, classes). Raises EdgelabError where these are no values of classes."""
+    outputs = opened.answer(images)
+    if outputs.shape[1] < 2:
+        raise EdgelabError(f"{path} gives {outputs.shape[1]} values for an image: expected one for each class")
+    if not np.isfinite(outputs).all():
+        raise EdgelabError(f"{path} gives values that are no numbers: make it anew")
+    return outputs
 
 
 def _fed(path: str, card: dict[str, Any], asked: str) -> dict[str, str]:
@@ -104,9 +114,7 @@ def answer(path: str, threads: int, card: dict[str, Any], top: int) -> dict[str,
     rows: list[list[tuple[int, float]]] = []
     start = time.perf_counter()
     for i in range(0, len(turned), opened.batch):
-        outputs = opened.answer(np.stack(turned[i : i + opened.batch]))
-        if not np.isfinite(outputs).all():
-            raise EdgelabError(f"{path} gives values that are no numbers: make it anew")
+        outputs = _outputs(path, opened, np.stack(turned[i : i + opened.batch]))
         for row in probabilities(outputs, card["ending"]):
             best = np.argsort(-row, kind="stable")[:top]
             rows.append([(int(place), float(row[place])) for place in best])

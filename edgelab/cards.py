@@ -35,9 +35,9 @@ def describe(path: Path | str) -> dict[str, Any]:
         raise EdgelabError(f"{path} takes images of {shape.channels} channels: expected 1 (grey) or 3 (RGB)")
     try:
         told = artifact.told(path)
+        pixels, told_by = _rule(source, told.normalised)
     except Exception as error:
         raise EdgelabError(f"{path}: its metadata cannot be read ({first_line(error)}): make it anew") from error
-    pixels, told_by = _rule(source, told.normalised)
     mean, deviation = RULES[pixels] if pixels else told.normalised or (None, None)
     ports = {
         name: {"dtype": str(port.dtype), "scale": port.scale, "zero_point": port.zero_point}

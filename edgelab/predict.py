@@ -125,6 +125,8 @@ def _split(arguments: Sequence[str]) -> tuple[Path | str, list[str]]:
     if suffix in NO_IMAGES:
         hint = ": make one with edgelab export" if suffix == ".safetensors" else ""
         raise EdgelabError(f"expected an image, or a model that ends in .tflite or .onnx, got {first!r}{hint}")
+    if late := next((name for name in rest if Path(name).suffix.lower() in MODELS and not os.path.isdir(name)), None):
+        raise EdgelabError(f"expected the model before the images, got {late!r} behind {first!r}")
     return SHIPPED, [first, *rest]
 
 

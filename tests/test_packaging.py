@@ -87,7 +87,7 @@ def test_there_is_one_repository_url() -> None:
     owner, name = url.removeprefix("https://github.com/").split("/")
     host, pages = re.escape("github.com"), f"{owner}.github.io/{name}"
     mentions = re.compile(rf"{host}[/:][\w.-]+/{name}\b|[\w-]+\.github\.io/{name}\b")
-    text_files = [path for path in tracked() if path.suffix not in {".safetensors", ".png", ".js"}]
+    text_files = [path for path in tracked() if path.suffix not in {".safetensors", ".tflite", ".png", ".js"}]
     found = {
         (str(path.relative_to(ROOT)), match)
         for path in text_files

@@ -289,6 +289,7 @@ def test_many_pictures_go_in_parts_and_quietly(
         (["none.onnx", "a.png"], {}, "there is no model file at none.onnx: check the path or make the file first"),
         (["m.h5", "a.png"], {}, "expected an image, or a model that ends in .tflite or .onnx, got 'm.h5'"),
         (["m.safetensors", "a.png"], {}, ".*, got 'm.safetensors': make one with edgelab export"),
+        (["a.png", "m.onnx"], {}, "expected the model before the images, got 'm.onnx' behind 'a.png'"),
         (["m.onnx", "a.png"], {"top": 0}, "expected one class or more to show, got 0"),
         (["m.onnx", "a.png"], {"threads": 0}, "expected 1 to 256 threads, got 0"),
         (["m.onnx", "a.png"], {"pixels": "bgr"}, "expected pixels auto, centred, unit, raw, got 'bgr'"),
