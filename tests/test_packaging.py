@@ -86,7 +86,7 @@ def test_there_is_one_repository_url() -> None:
     url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
     owner, name = url.removeprefix("https://github.com/").split("/")
     host, pages = re.escape("github.com"), f"{owner}.github.io/{name}"
-    mentions = re.compile(rf"{host}[/:][\w.-]+/{name}\b|[\w-]+\.github\.io/{name}\b")
+    mentions = re.compile(rf"{host}[/:][\w.-]+/{name}\b|\b[\w-]{{1,39}}\.github\.io/{name}\b")
     text_files = [path for path in tracked() if path.suffix not in {".safetensors", ".tflite", ".png", ".js"}]
     found = {
         (str(path.relative_to(ROOT)), match)
