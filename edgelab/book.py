@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelab.errors import EdgelabError
+from edgelab.web import pages as web_pages
+from edgelab.web import runtime
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from edgelab.plots import Figure
 
 MARKER = re.compile(r"^<!-- edgelab: ([\w-]+) -->$", re.MULTILINE)
-NOT_PAGES = ("executed", "results")
+NOT_PAGES = ("executed", "results", "web")
 BUILDERS = ("jupyter-book", "sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb", "sphinxcontrib-bibtex")
 Run = dict[str, dict[str, Any]]
 DASH = "\N{EN DASH}"
@@ -158,6 +160,21 @@ def comparison_figure(records: Records) -> str:
     return _raw_html(figure._repr_html_()) if figure else "*No measurement has been published yet.*"
 
 
+def models_in_browser(records: Records) -> str:
+    """The element that runs models in the reader's browser."""
+    return web_pages.models_in_browser(records.root)
+
+
+def models_table(records: Records) -> str:
+    """What the files are that `models_in_browser` runs."""
+    return web_pages.models_table(records.root)
+
+
+def chart(records: Records) -> str:
+    """The interactive chart of all published measurements, with its table."""
+    return web_pages.chart(_ledger(records.published_ledger), BASELINE)
+
+
 def _raw_html(html: str) -> str:
     return f"```{{raw}} html\n{html}\n```"
 
@@ -226,7 +243,10 @@ def status(records: Records) -> str:
 
 FILLERS: dict[str, Callable[[Records], str]] = {
     "baseline": baseline_table,
+    "chart": chart,
     "comparison": comparison_figure,
+    "models-in-browser": models_in_browser,
+    "models-table": models_table,
     "status": status,
 }
 
@@ -280,12 +300,13 @@ def _sources(root: Path) -> dict[str, Path]:
             sources[relative.as_posix()] = path
     for name in chapters(root):
         sources[f"notebooks/{name}.ipynb"] = root / "book" / "executed" / f"{name}.ipynb"
-    return sources
+    return sources | runtime.files(root)
 
 
 def _digest(root: Path, sources: dict[str, Path]) -> str:
     """SHA-256 over everything the book is made from: files, records, the code that fills markers, the builders."""
-    own = sorted(Path(__file__).parent.glob("*.py"))
+    folder = Path(__file__).parent
+    own = sorted([*folder.glob("*.py"), *folder.glob("web/*.py")])
     named = [*sources.items(), *((path.name, path) for path in own)]
     named += [(path.relative_to(root).as_posix(), path) for path in Records(root).files()]
     digest = hashlib.sha256()
@@ -346,8 +367,8 @@ def _swap(pages: Path, output: Path) -> None:
 def build(root: Path, output: Path | None = None) -> Path:
     """Build the book of the tree at `root` into the folder `output` (default build/book); returns its index.html.
 
-    Staged files, log and lock lie beside `output`; nothing else in the tree is written. When nothing has changed since
-    the last build, nothing is done. Two builds at once take turns.
+    Staged files, log and lock lie beside `output`, what npm fetches in build/web/ of the tree; nothing else in the tree
+    is written. When nothing has changed since the last build, nothing is done. Two builds at once take turns.
     Raises EdgelabError, with the log's place, when jupyter-book fails or warns; an earlier book is then kept.
     """
     from filelock import FileLock
@@ -360,6 +381,8 @@ def build(root: Path, output: Path | None = None) -> Path:
     stage, work, log = (output.with_name(f"{output.name}{end}") for end in (".stage", ".part", ".log"))
     index = output / "index.html"
     with FileLock(output.with_name(f"{output.name}.lock")):
+        if problem := runtime.install(root):
+            print(f"book: without the runtime of the page in_your_browser: {problem}", flush=True)
         sources = _sources(root)
         digest = _digest(root, sources)
         stamp = output / STAMP

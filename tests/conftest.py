@@ -1,19 +1,24 @@
-"""What all tests share: one thread, a quiet TensorFlow, a cache of their own and small data sets."""
+"""What all tests share: one thread, a quiet TensorFlow, a cache of their own, small data sets, the built book."""
 
 from __future__ import annotations
 
+import functools
+import http.server
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support import digits_dataset, tiny_dataset
+from support import BROWSERS, SWITCHES, browser_program, digits_dataset, tiny_dataset
 
-from edgelab import data
+from edgelab import book, data
 
+ROOT = Path(__file__).parents[1]
 for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ[variable] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -56,3 +61,42 @@ def digits() -> data.Dataset:
 def tiny() -> data.Dataset:
     """`tiny_dataset`, once a session."""
     return tiny_dataset()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder and writes no log."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; without one, skipped with the reason, or failed where EDGELAB_REQUIRE_BROWSER is 1."""
+    if not browser_program():
+        reason = f"no browser: none of {', '.join(BROWSERS)} is installed"
+        if os.environ.get("EDGELAB_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser_program(), args=[*SWITCHES])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def pages(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the book, built once for all workers; after `browser`, so that nothing is built without one."""
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    return book.build(ROOT, folder / "built-book" / "html").parent
+
+
+@pytest.fixture(scope="session")
+def address(pages: Path) -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=pages))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()

@@ -1,12 +1,21 @@
-"""Small data sets, a model file and references that several tests use."""
+"""Small data sets, a model file, references and the browser that several tests use."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 
 from edgelab import artifact, data
+
+BROWSERS = ("chromium", "google-chrome", "chromium-browser")
+SWITCHES = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+
+
+def browser_program() -> str | None:
+    """The browser that is installed, if one is."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def dataset_of(images: np.ndarray, labels: np.ndarray, name: str) -> data.Dataset:

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import os
-import shutil
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from edgelab import book
-
 ROOT = Path(__file__).parents[1]
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-BROWSERS = ("chromium", "google-chrome", "chromium-browser")
-SWITCHES = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 DEVICES = {"desktop": (1280, 900, "light"), "tablet": (820, 1100, "dark"), "phone": (390, 844, "light")}
 # Images must have loaded and say what they show.
 BROKEN_IMAGES = """async () => {
@@ -31,44 +21,6 @@ BROKEN_IMAGES = """async () => {
   }
   return found;
 }"""
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder and writes no log."""
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Headless Chromium; without one, skipped with the reason, or failed where EDGELAB_REQUIRE_BROWSER is 1."""
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not executable:
-        reason = f"no browser: none of {', '.join(BROWSERS)} is installed"
-        if os.environ.get("EDGELAB_REQUIRE_BROWSER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=[*SWITCHES])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="session")
-def pages(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the book, built once; after `browser`, so that nothing is built where there is none."""
-    return book.build(ROOT, tmp_path_factory.mktemp("book") / "html").parent
-
-
-@pytest.fixture(scope="session")
-def address(pages: Path) -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=pages))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
 
 
 def chapters_of(pages: Path) -> list[str]:
