@@ -93,7 +93,7 @@ def models_table(root: Path) -> str:
     rows = []
     for each in models.read(root)["models"]:
         link = f'<a href="../_static/models/{each.file}" download>{each.file}</a>'
-        numbers = (f"{each.bytes:,}", f"{each.gzip_bytes:,}", f"{each.macs:,}", _interval(asdict(each)))
+        numbers = (f"{each.bytes:,}", f"{each.gzip_bytes:,}", f"{each.macs / 1e6:.1f} M", _interval(asdict(each)))
         cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
         rows.append(f'<tr><th scope="row" class="name">{link}</th>{cells}<td>{each.measured}</td></tr>')
     head = "".join(

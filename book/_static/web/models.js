@@ -107,30 +107,31 @@
       bars.append(element("li", {}, element("span", { class: "name" }, "\u2013"), bar, element("span", { class: "value" })));
     }
     const base = given.models[0];
-    const size = (bytes) => `${model[bytes].toLocaleString("en")} bytes${smaller(base[bytes], model[bytes], index)}`;
-    const work = index && model.macs !== base.macs ? ` (${ratio(base.macs / model.macs, "fewer", "more")})` : "";
-    const latency = element("dd", { class: "edgelab-latency" }, "not measured yet");
-    const interval = `${(100 * model.accuracy_low).toFixed(1)} to ${(100 * model.accuracy_high).toFixed(1)}`;
+    const interval = `${(100 * model.accuracy_low).toFixed(1)} to ${(100 * model.accuracy_high).toFixed(1)}, ${model.data}`;
+    const latency = fact("not measured yet", "");
+    latency.classList.add("edgelab-latency");
     const facts = element("dl", {});
+    const against = (column) => (index ? compared(base[column] / model[column], "less", "more") : "");
+    facts.append(element("dt", {}, "File"), fact(`${model.bytes.toLocaleString("en")} bytes`, against("bytes")));
+    facts.append(element("dt", {}, "Gzipped"), fact(`${model.gzip_bytes.toLocaleString("en")} bytes`, against("gzip_bytes")));
+    facts.append(element("dt", {}, "MACs"), fact(`${(model.macs / 1e6).toFixed(1)} million`, against("macs")));
+    facts.append(element("dt", {}, "Accuracy"), fact(percent(model.accuracy), interval));
     facts.append(element("dt", {}, "Latency here"), latency);
-    facts.append(element("dt", {}, "File"), element("dd", {}, size("bytes")));
-    facts.append(element("dt", {}, "Gzipped"), element("dd", {}, size("gzip_bytes")));
-    facts.append(element("dt", {}, "MACs"), element("dd", {}, `${(model.macs / 1e6).toFixed(1)} million${work}`));
-    facts.append(element("dt", {}, "Accuracy"));
-    facts.append(element("dd", {}, `${percent(model.accuracy)} (${interval}), ${model.data}`));
     const answer = element("p", { class: "edgelab-answer" }, "\u2013");
     const made = element("section", { class: "edgelab-card", "data-file": model.file, "aria-label": model.label });
     made.append(element("h3", {}, model.label), element("p", { class: "about" }, model.about), answer, bars, facts);
     return { made, bars, latency, answer };
   }
 
-  function smaller(base, own, index) {
-    if (!index) return "";
-    return digits(base / own) === "1.00" ? " (the same)" : ` (${ratio(base / own, "smaller", "larger")})`;
+  /* A value and below it what is to be said about it, a line each, so that the cards stay level. */
+  function fact(value, about) {
+    return element("dd", {}, element("span", {}, value), element("small", {}, about || "\u00a0"));
   }
 
-  function ratio(value, better, worse) {
-    return value >= 1 ? `${digits(value)}x ${better}` : `${digits(1 / value)}x ${worse}`;
+  /* Such as "3.16x less" for a ratio of the first model's value to another's. */
+  function compared(value, better, worse) {
+    if (digits(value) === "1.00") return "the same";
+    return value > 1 ? `${digits(value)}x ${better}` : `${digits(1 / value)}x ${worse}`;
   }
 
   function show(logits) {
@@ -154,20 +155,23 @@
       const middle = median(values);
       const sorted = ordered(values);
       const range = `${digits(sorted[SURE - 1])} to ${digits(sorted[SAMPLES - SURE])}`;
-      cards[index].latency.textContent = `${digits(middle)} ms (${range})`;
-      if (index) cards[index].latency.append(element("strong", {}, against(times[0], values)));
+      const [value, about] = cards[index].latency.children;
+      value.textContent = `${digits(middle)} ms (${range})`;
+      about.textContent = index ? faster(times[0], values) : "\u00a0";
       cards[index].latency.dataset.ms = middle;
     });
   }
 
   /* How much faster the second is than the first, from samples taken in pairs, or that this cannot be told. */
-  function against(first, second) {
+  function faster(first, second) {
     const ratios = ordered(first.map((value, k) => value / second[k]));
     const [low, high] = [ratios[SURE - 1], ratios[SAMPLES - SURE]];
     const { label } = given.models[0];
-    if (low <= 1 && high >= 1) return `neither faster nor slower than ${label}, as far as can be told`;
+    if (low <= 1 && high >= 1) {
+      return `${digits(median(ratios))}x as fast (${digits(low)} to ${digits(high)}): cannot be told from ${label}`;
+    }
     const [least, most] = low > 1 ? [low, high] : [1 / high, 1 / low];
-    return `${ratio(median(ratios), "faster", "slower")} (${digits(least)} to ${digits(most)})`;
+    return `${compared(median(ratios), "faster", "slower")} (${digits(least)} to ${digits(most)})`;
   }
 
   /* Pictures. */
@@ -305,11 +309,21 @@
     return performance.now() - start;
   }
 
-  /* Samples of each model in turn, so that what else the machine does falls on all alike. */
+  /* 0 to n - 1 in an order of chance. */
+  function shuffled(n) {
+    const order = Array.from({ length: n }, (_, k) => k);
+    for (let k = n - 1; k > 0; k--) {
+      const other = Math.floor(Math.random() * (k + 1));
+      [order[k], order[other]] = [order[other], order[k]];
+    }
+    return order;
+  }
+
+  /* Rounds with a sample of each model, in an order of chance, so that what else the machine does falls on all alike. */
   async function time(pixels) {
     const { ort, sessions } = await ready();
     again.disabled = true;
-    for (const { latency } of cards) latency.textContent = "measuring";
+    for (const { latency } of cards) latency.firstChild.textContent = "measuring";
     const inputs = sessions.map((session) => feed(ort, session, pixels));
     const least = Math.max(SAMPLE_MS, 20 * clockStep());
     const runs = [];
@@ -319,8 +333,8 @@
     }
     const times = sessions.map(() => []);
     for (let sample = 0; sample < SAMPLES; sample++) {
-      for (const [index, session] of sessions.entries()) {
-        times[index].push((await run(session, inputs[index], runs[index])) / runs[index]);
+      for (const index of shuffled(sessions.length)) {
+        times[index].push((await run(sessions[index], inputs[index], runs[index])) / runs[index]);
       }
       await pause();
     }
