@@ -243,11 +243,11 @@ def status(records: Records) -> str:
 
 FILLERS: dict[str, Callable[[Records], str]] = {
     "baseline": baseline_table,
-    "chart": chart,
     "comparison": comparison_figure,
+    "status": status,
     "models-in-browser": models_in_browser,
     "models-table": models_table,
-    "status": status,
+    "chart": chart,
 }
 
 
