@@ -14,7 +14,7 @@ from edgelab import _cifar, artifact, cards, data, export, labels, predict, zoo
 from edgelab.errors import EdgelabError
 from edgelab.profiles import Recipe
 
-KEPT = sorted(zoo.KEPT.glob("*.safetensors"))
+KEPT = [path for path in sorted(zoo.KEPT.glob("*.safetensors")) if zoo.load(path).origin is None]
 
 
 def checkpoint(name: str = "ds_cnn") -> zoo.Checkpoint:
