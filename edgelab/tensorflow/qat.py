@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import tf_keras as keras
 
-from edgelab import zoo
-from edgelab.artifact import first_line, quiet
+from edgelab import artifact, zoo
+from edgelab.artifact import Artifact, first_line, quiet
 from edgelab.data import Dataset
 from edgelab.errors import EdgelabError
 from edgelab.profiles import Recipe
@@ -116,3 +116,8 @@ def load_or_quantize(
         return to_arrays(prepared), history
 
     return zoo.load_or_make(start, plan.technique, "tensorflow", dataset, recipe, make, kept=kept)
+
+
+def save(model: keras.Model, path: Path | str) -> Artifact:
+    """Write a model of `prepare_int8` as a .tflite file, int8 in and out. Raises as `artifact.save` does."""
+    return artifact.save(model, path, scheme="int8")
