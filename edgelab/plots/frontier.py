@@ -31,11 +31,13 @@ class Cost(NamedTuple):
 
 COSTS = {
     "bytes": Cost("file size", "kB", 1e3),
+    "gzip_bytes": Cost("file size after gzip", "kB", 1e3),
     "macs": Cost("MACs", "million", 1e6),
     "ram_bytes": Cost("RAM", "kB", 1e3),
     "energy_uj": Cost("estimated energy", "uJ", 1),
     "latency_ms": Cost("latency", "ms", 1),
 }
+USUAL = tuple(column for column in COSTS if column != "gzip_bytes")
 GREY = "#858585"
 PALE = "#cccccc"
 LINE = "#333333"
@@ -74,15 +76,15 @@ class Panel:
 def pareto(ledger: pd.DataFrame, *costs: str) -> Figure:
     """Accuracy with its 95 % interval against each of `costs`, with the files that no other dominates joined by a line.
 
-    `costs` are columns of the ledger, of which all are drawn where none is named: "bytes", "macs", "ram_bytes",
-    "energy_uj", "latency_ms". What was not measured is left out and said so; latency has a panel for each `latency_on`.
+    `costs` are columns of the ledger: "bytes", "macs", "ram_bytes", "energy_uj", "latency_ms", which are all drawn where
+    none is named, and "gzip_bytes". What was not measured is left out and said so; latency has a panel for each `latency_on`.
     Dominated files are grey and crossed out, the others numbered as in the table. `edgelab.pareto` says what dominates.
     Raises EdgelabError without rows or costs to draw, for an unknown cost, and for accuracies on different data.
     """
     import matplotlib as mpl
 
     rows: list[Any] = ledger.to_dict("records")
-    chosen = costs or tuple(COSTS)
+    chosen = costs or USUAL
     _check(rows, chosen)
     panels = [panel for column in chosen for panel in _panels(rows, column)]
     if not panels:
