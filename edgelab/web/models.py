@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,14 @@ import numpy as np
 
 from edgelab.errors import EdgelabError
 from edgelab.files import atomic_path, file_hash
+from edgelab.pruning import Magnitude
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from edgelab.artifact import Artifact
     from edgelab.data import Dataset
+    from edgelab.pruning import Plan
     from edgelab.zoo import Checkpoint
 
 PLACE = Path("book", "_static", "models")
@@ -76,12 +78,15 @@ def _trained(dataset: Dataset) -> Checkpoint:
     return zoo.load_or_train(MODEL, dataset, profiles.get("zoo").recipes[MODEL])
 
 
-def _zeroed(dataset: Dataset, sparsity: float) -> Checkpoint:
-    """The trained network with its smallest weights zero, not trained on; its key stays that of the trained one."""
-    from edgelab.pytorch import models, pruning
+def _pruned(dataset: Dataset, plan: Plan) -> Checkpoint:
+    """The trained network pruned by `plan` and trained on, as chapter 2 does it."""
+    from edgelab import profiles
+    from edgelab.pruning import Channels
+    from edgelab.pytorch import pruning
 
-    trained = _trained(dataset)
-    return replace(trained, arrays=models.to_arrays(pruning.prune(pruning.restore(trained), sparsity)))
+    settings = profiles.get("zoo")
+    recipe = (settings.retraining if isinstance(plan, Channels) else settings.fine_tuning)[MODEL]
+    return pruning.load_or_prune(_trained(dataset), plan, dataset, recipe)
 
 
 def _calibration(dataset: Dataset) -> np.ndarray:
@@ -102,9 +107,9 @@ WANTED = (
     Wanted(
         "resnet8-pruned",
         "pruned",
-        "the smaller half of its weights set to zero, not trained on; float32",
-        "magnitude_pruning_50",
-        lambda data: (_zeroed(data, 0.5), None),
+        "four of five weights set to zero, the rest trained on; float32",
+        "magnitude_pruning_80",
+        lambda data: (_pruned(data, Magnitude(0.8)), None),
     ),
 )
 
@@ -122,7 +127,6 @@ def make(root: Path, dataset: Dataset, wanted: tuple[Wanted, ...] = WANTED) -> l
 def _made(folder: Path, wanted: Wanted, dataset: Dataset, ledger_path: Path) -> Shipped:
     from edgelab import artifact, labels, ledger, measure
     from edgelab.pytorch import pruning
-    from edgelab.zoo import KEPT
 
     checkpoint, calibration = wanted.source(dataset)
     file = artifact.save(pruning.restore(checkpoint), folder / f"{wanted.name}.onnx", calibration)
@@ -130,7 +134,7 @@ def _made(folder: Path, wanted: Wanted, dataset: Dataset, ledger_path: Path) -> 
     measured = _measured(file, wanted.technique, checkpoint.model, dataset, frame)
     labels.write(file.path, dataset.class_names)
     size, gzipped = measure.sizes(file.path)
-    kept = KEPT / f"{checkpoint.key}.safetensors"
+    kept = _kept(checkpoint)
     return Shipped(
         file=file.path.name,
         label=wanted.label,
@@ -138,12 +142,22 @@ def _made(folder: Path, wanted: Wanted, dataset: Dataset, ledger_path: Path) -> 
         technique=wanted.technique,
         model=checkpoint.model,
         checkpoint=checkpoint.key,
-        checkpoint_sha256=file_hash(kept) if kept.is_file() else "",
+        checkpoint_sha256=file_hash(kept) if kept else "",
         bytes=size,
         gzip_bytes=gzipped,
         sha256=file_hash(file.path),
         **measured,
     )
+
+
+def _kept(checkpoint: Checkpoint) -> Path | None:
+    """The file of `checkpoint`, among edgelab's own or in the cache."""
+    from edgelab.data import cache_folder
+    from edgelab.zoo import KEPT
+
+    folders = (KEPT, cache_folder() / "checkpoints")
+    paths = [folder / f"{checkpoint.key}.safetensors" for folder in folders]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _measured(
