@@ -6,6 +6,7 @@ simply pixel - 128 (scale 1/128, zero point 0).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ __all__ = [
     "normalise",
     "stratified_holdout",
     "stratified_sample",
+    "with_fewer",
 ]
 
 
@@ -63,6 +65,17 @@ def load(name_or_path: str | Path = "digits", *, image_size: int | Size | None =
     `find_problems` finds when a data set is first decoded is a warning on standard error.
     """
     return _loaded(str(name_or_path), _checked(image_size), is_whole=False)
+
+
+def with_fewer(dataset: Dataset, n: int) -> Dataset:
+    """`dataset` with `n` of its training images, always the same and of every class its share, as one of its own.
+
+    Its name ends in the number and its fingerprint is another, so that nothing made with it is taken for the whole's.
+    """
+    chosen = stratified_sample(dataset.train.labels, n)
+    train = Split(dataset.train.images[chosen], dataset.train.labels[chosen])
+    mark = fingerprint(train, dataset.test, dataset.class_names)
+    return replace(dataset, name=f"{dataset.name}-{len(train)}", train=train, fingerprint=mark)
 
 
 def load_whole(name_or_path: str | Path, *, image_size: int | Size | None = None) -> Dataset:

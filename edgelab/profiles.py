@@ -89,9 +89,10 @@ _CIFAR10_RETRAINING = {
     name: replace(recipe, epochs=10, peak_rate=rate)
     for (name, recipe), rate in zip(_CIFAR10.items(), (0.05, 0.1, 0.1), strict=True)
 }
+_DIGITS_DISTILLATION = {name: replace(recipe, epochs=1) for name, recipe in _DIGITS.items()}
 _CIFAR10_DISTILLATION = {name: replace(recipe, epochs=4, label_smoothing=0.0) for name, recipe in _CIFAR10.items()}
 PROFILES: dict[str, Profile] = {
-    "ci": Profile("ci", "digits", _DIGITS, _DIGITS_TUNING, _DIGITS_TUNING, _DIGITS, True),
+    "ci": Profile("ci", "digits", _DIGITS, _DIGITS_TUNING, _DIGITS_TUNING, _DIGITS_DISTILLATION, True),
     "zoo": Profile("zoo", "cifar10", _CIFAR10, _CIFAR10_TUNING, _CIFAR10_RETRAINING, _CIFAR10_DISTILLATION, True),
     "full": Profile("full", "cifar10", _CIFAR10, _CIFAR10_TUNING, _CIFAR10_RETRAINING, _CIFAR10_DISTILLATION, False),
 }

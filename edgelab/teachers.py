@@ -179,9 +179,10 @@ def load_or_transfer(backbone: Backbone, dataset: Dataset, recipe: Recipe = HEAD
 
     def make(state_path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
         start = time.perf_counter()
-        parts = [(features(backbone, dataset, s), getattr(dataset, s).labels) for s in ("train", "validation")]
+        train = features(backbone, dataset), dataset.train.labels
+        validation = features(backbone, dataset, "validation"), dataset.validation.labels
         spent = time.perf_counter() - start
-        arrays, history = fit_head(*parts, len(dataset.class_names), recipe)
+        arrays, history = fit_head(train, validation, len(dataset.class_names), recipe)
         history[0]["seconds"] += spent
         return arrays, history
 

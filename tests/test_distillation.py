@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgelab import distillation, zoo
+from edgelab import data, distillation, zoo
 from edgelab.data import Dataset
 from edgelab.distillation import AVERAGES, Alone, Distillation
 from edgelab.errors import EdgelabError
@@ -153,3 +153,11 @@ def test_techniques_tell_plans_apart() -> None:
     assert len({plan.technique for plan in plans}) == len(plans)
     assert Distillation().technique == "distillation_t4_alpha0_9"
     assert Distillation(average="logits").technique == "ensemble_distillation_logits_t4_alpha0_9"
+
+
+def test_fewer_images_are_a_data_set_of_their_own(digits: Dataset) -> None:
+    few = data.with_fewer(digits, 100)
+    assert len(few.train) == 100 and few.name == "digits-100" and few.fingerprint != digits.fingerprint
+    assert np.bincount(few.train.labels).min() >= 9
+    assert few.test is digits.test and few.validation is digits.validation
+    assert data.with_fewer(digits, 100).fingerprint == few.fingerprint

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class Lite0(nn.Module):
         from efficientnet_lite_pytorch import EfficientNet
 
         self.size = size
-        self.body = EfficientNet.from_name("efficientnet-lite0")
+        self.body: Any = EfficientNet.from_name("efficientnet-lite0")
         self.body._fc = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ def _lite0_file(weights: str) -> Path:
     return path
 
 
-def _fill(network: nn.Module, path: Path) -> None:
+def _fill(network: Any, path: Path) -> None:
     """Copy the weights at `path` into the body of `network`; anything but tensors is refused."""
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
