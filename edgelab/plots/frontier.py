@@ -76,9 +76,10 @@ class Panel:
 def pareto(ledger: pd.DataFrame, *costs: str) -> Figure:
     """Accuracy with its 95 % interval against each of `costs`, with the files that no other dominates joined by a line.
 
-    `costs` are columns of the ledger: "bytes", "macs", "ram_bytes", "energy_uj", "latency_ms", which are all drawn where
-    none is named, and "gzip_bytes". What was not measured is left out and said so; latency has a panel for each `latency_on`.
-    Dominated files are grey and crossed out, the others numbered as in the table. `edgelab.pareto` says what dominates.
+    `costs` are columns of the ledger: "bytes", "macs", "ram_bytes", "energy_uj" and "latency_ms", which are all drawn
+    where none is named, and "gzip_bytes". What was not measured is left out and said so; latency has a panel for each
+    `latency_on`. Dominated files are grey and crossed out, the others numbered as in the table; `edgelab.pareto` says
+    what dominates.
     Raises EdgelabError without rows or costs to draw, for an unknown cost, and for accuracies on different data.
     """
     import matplotlib as mpl

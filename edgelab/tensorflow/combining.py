@@ -58,7 +58,7 @@ def cluster(model: keras.Model, plan: Clustering) -> keras.Model:
         zeros = bool((arrays[layer.name] == 0).any())
         return preserving.cluster_weights(layer, preserve_sparsity=zeros, **how)
 
-    return keras.models.clone_model(pruning.copied(model), clone_function=wrap)
+    return keras.models.clone_model(pruning._copy(model), clone_function=wrap)
 
 
 def strip(clustered: keras.Model) -> keras.Model:
@@ -105,7 +105,7 @@ def prepare(model: keras.Model, plan: Preserving) -> keras.Model:
         scheme = of_zeros.Default8BitPrunePreserveQuantizeScheme()
     try:
         with quiet(), warnings.catch_warnings(action="ignore"):
-            return tool.quantize_apply(tool.quantize_annotate_model(pruning.copied(model)), scheme)
+            return tool.quantize_apply(tool.quantize_annotate_model(pruning._copy(model)), scheme)
     except (ValueError, RuntimeError) as error:
         raise EdgelabError(f"TFMOT cannot quantize {model.name!r} ({first_line(error)})") from error
 

@@ -68,10 +68,10 @@ def _masked(model: keras.Model, masks: Mapping[str, np.ndarray]) -> keras.Model:
     """A copy of `model` whose weights are zero where the masks, in PyTorch's layout, are."""
     arrays = models.to_arrays(model)
     zeroed = {f"{name}.weight": arrays[f"{name}.weight"] * mask for name, mask in masks.items()}
-    return models.from_arrays(copied(model), {**arrays, **zeroed})
+    return models.from_arrays(_copy(model), {**arrays, **zeroed})
 
 
-def copied(model: keras.Model) -> keras.Model:
+def _copy(model: keras.Model) -> keras.Model:
     """A copy of `model` with weights of its own: TFMOT's wrappers take the layers they wrap apart."""
     twin = keras.models.clone_model(model)
     twin.set_weights(model.get_weights())
@@ -112,7 +112,7 @@ def prune_two_of_four(model: keras.Model) -> keras.Model:
     weights, a quantized model, or one without layers to prune.
     """
     prunable(model)
-    pruned = copied(model)
+    pruned = _copy(model)
     for layer in _layers(pruned).values():
         kernel = layer.kernel.numpy()
         layer.kernel.assign(kernel * two_of_four(kernel, axis=-2))
@@ -126,7 +126,7 @@ def scan(model: keras.Model, split: Split, levels: Sequence[float] = LEVELS) -> 
     Raises EdgelabError where `prune` does.
     """
     check_request(prunable(model), 0.0)
-    network, arrays = copied(model), models.to_arrays(model)
+    network, arrays = _copy(model), models.to_arrays(model)
 
     def accuracy_with(replaced: Mapping[str, np.ndarray]) -> float:
         changed = {f"{name}.weight": array for name, array in replaced.items()}
@@ -224,4 +224,4 @@ def _carry_out(model: keras.Model, plan: Plan, dataset: Dataset) -> tuple[keras.
     if plan.by_sensitivity:
         sizes = {name: array.size for name, array in weights.items()}
         targets = allocate(scan(model, scanned(dataset)), sizes, plan.sparsity)
-    return (copied(model), targets) if plan.gradual else (prune(model, targets), None)
+    return (_copy(model), targets) if plan.gradual else (prune(model, targets), None)
