@@ -25,8 +25,9 @@ layers = keras.layers
 
 @pytest.fixture
 def start(tiny: Dataset) -> zoo.Checkpoint:
-    """An untrained network passed off as trained."""
+    """An untrained network passed off as trained, its logits larger than a step of TFMOT's first range, -6..6."""
     arrays = models.to_arrays(models.build("resnet8", 2))
+    arrays["fc.weight"] = 20 * arrays["fc.weight"]
     meta = {"data_fingerprint": tiny.fingerprint, "class_names": ["0", "1"], "train_seconds": 100.0}
     return zoo.Checkpoint("resnet8", tiny.name, replace(RECIPE, seed=7), arrays, [], meta)
 
