@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from edgelab import artifact, data
 
@@ -16,6 +17,11 @@ SWITCHES = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", 
 def browser_program() -> str | None:
     """The browser that is installed, if one is."""
     return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def workers() -> list[psutil.Process]:
+    """This process's children that run Python; a browser another test has started is none."""
+    return [child for child in psutil.Process().children() if child.name().lower().startswith("python")]
 
 
 def dataset_of(images: np.ndarray, labels: np.ndarray, name: str) -> data.Dataset:

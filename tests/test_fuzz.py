@@ -16,16 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from mean_files import onnx_file, picture_folder, tflite_file
 from PIL import Image
+from support import workers
 from test_pictures import bad_pictures
 
 from edgelab import isolated, labels, predict
 from edgelab.errors import EdgelabError
 
 SECONDS = 6.0
+
+
+@pytest.fixture(autouse=True)
+def no_worker_is_left() -> Iterator[None]:
+    yield
+    assert workers() == []
 
 
 def originals(folder: Path) -> list[Path]:
@@ -206,7 +212,6 @@ def test_200_damaged_files(with_tests: None, tmp_path: Path) -> None:
     assert {name: line for name, line in lines.items() if "\n" in line or not 20 < len(line) < 500} == {}
     assert {name: line for name, line in lines.items() if name not in line} == {}
     assert len(lines) > 100 and len(found) - len(lines) > 10, "the damage must be neither harmless nor hopeless"
-    assert psutil.Process().children() == []
 
 
 def edgelab(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -253,7 +258,6 @@ def test_100_damaged_files_with_metadata_are_described_or_one_line(tmp_path: Pat
     assert {name: line for name, line in found.items() if ": unexpected " in line or "\n" in line} == {}
     assert {name: line for name, line in found.items() if name not in line or len(line) > 500} == {}
     assert 30 < len(found) < 95
-    assert psutil.Process().children() == []
 
 
 def test_200_damaged_pictures(tmp_path: Path) -> None:
@@ -274,7 +278,6 @@ def test_200_damaged_pictures(tmp_path: Path) -> None:
     assert [image["image"] for image in found.images] == list(map(str, pictures))
     assert all("\n" not in line and "unexpected" not in line and len(line) < 500 for line in found.errors)
     assert len(found.errors) > 50 and len(found.answered) > 30
-    assert psutil.Process().children() == []
 
 
 def test_bad_pictures_and_files_through_the_predict_command(tmp_path: Path) -> None:

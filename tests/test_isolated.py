@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from mean_files import endless_file
+from support import workers
 
 from edgelab import isolated
 from edgelab.errors import EdgelabError
@@ -30,7 +31,7 @@ def child_finds_these_tests(monkeypatch: pytest.MonkeyPatch) -> None:
 def worker() -> Iterator[isolated.Worker]:
     with isolated.Worker() as worker:
         yield worker
-    assert psutil.Process().children() == []
+    assert workers() == []
 
 
 def message_of(worker: isolated.Worker, *call: object) -> str:
@@ -42,10 +43,10 @@ def message_of(worker: isolated.Worker, *call: object) -> str:
 
 def test_a_result_comes_back_and_the_child_serves_on(worker: isolated.Worker) -> None:
     assert worker.call("mean_files:sleep", "m.onnx", 0, []) == "awake"
-    (first,) = psutil.Process().children()
+    (first,) = workers()
     assert "-m edgelab.isolated" in " ".join(first.cmdline())
     assert worker.call("mean_files:echo", "m.onnx", {"a": [1, None, "é"]}) == ["m.onnx", {"a": [1, None, "é"]}]
-    assert psutil.Process().children() == [first]
+    assert workers() == [first]
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGKILL"])
@@ -104,7 +105,7 @@ def test_time_is_limited_until_the_function_says_otherwise() -> None:
         line = message_of(worker, "mean_files:sleep", "m.onnx", 60, [])
         assert line.startswith("m.onnx: not one inference has ended after 0.4 s: ")
         assert time.monotonic() - start < 5
-        assert psutil.Process().children() == []
+        assert workers() == []
         worker.seconds = 5
         assert worker.call("mean_files:sleep", "m.onnx", 0, []) == "awake"
         worker.seconds = 0.4
@@ -195,4 +196,4 @@ def test_a_call_that_fails_in_the_parent_leaves_no_child(
     monkeypatch.setattr(worker, "_reply", fail)
     with pytest.raises(KeyboardInterrupt):
         worker.call("mean_files:spin", "m.onnx")
-    assert psutil.Process().children() == []
+    assert workers() == []

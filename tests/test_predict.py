@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from mean_files import CHANNELS, endless_file, onnx_file, picture_folder, pictures, tflite_file
 from PIL import Image
+from support import workers
 from test_pictures import bad_pictures
 
 from edgelab import artifact, cards, isolated, labels, predict
@@ -267,7 +267,7 @@ def test_a_picture_that_takes_the_child_down_loses_no_others(
     assert len(found.answered) == 6
     (line,) = found.errors
     assert line.startswith(f"{folder / 'deadly.png'}: the runtime crashed on it (SIGSEGV)")
-    assert psutil.Process().children() == []
+    assert workers() == []
 
 
 def test_many_pictures_go_in_parts_and_quietly(
@@ -335,7 +335,7 @@ def test_an_endless_model_is_ended(tmp_path: Path, folder: Path, monkeypatch: py
     monkeypatch.setattr(isolated.Worker.__init__, "__defaults__", (3.0,))
     with pytest.raises(EdgelabError, match=r"m\.onnx: not one inference has ended after 3 s: "):
         predict.predict([path, str(folder)])
-    assert psutil.Process().children() == []
+    assert workers() == []
 
 
 def test_neither_process_loads_a_framework_for_the_shipped_model(folder: Path) -> None:
