@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from edgelab.errors import EdgelabError
 from edgelab.plots._base import LINES, STYLE, Figure, new_canvas, style_of, table, to_svg
@@ -11,12 +11,11 @@ from edgelab.plots._base import LINES, STYLE, Figure, new_canvas, style_of, tabl
 if TYPE_CHECKING:
     import pandas as pd
 
-Points = Mapping[float, float]
-"""{level: accuracy 0..1}."""
+Level = TypeVar("Level", int, float)
 
 
-def accuracies(curves: Mapping[str, Points]) -> pd.DataFrame:
-    """The `curves` in percent: one row a level, from the lowest, and one column a curve."""
+def accuracies(curves: Mapping[str, Mapping[Level, float]]) -> pd.DataFrame:
+    """The `curves`, {level: accuracy 0..1} each, in percent: one row a level, from the lowest, and one column a curve."""
     import pandas as pd
 
     frame = pd.DataFrame({name: pd.Series(points, dtype=float) for name, points in curves.items()}).sort_index()
@@ -24,11 +23,11 @@ def accuracies(curves: Mapping[str, Points]) -> pd.DataFrame:
 
 
 def accuracy_curves(
-    curves: Mapping[str, Points],
+    curves: Mapping[str, Mapping[Level, float]],
     caption: str,
     axis: str,
-    place: Callable[[float], float],
-    told: Callable[[Points], str],
+    place: Callable[[Level], float],
+    told: Callable[[Mapping[Level, float]], str],
     numbers: Callable[[pd.DataFrame], pd.DataFrame],
     ticks: Sequence[str] = (),
 ) -> Figure:
