@@ -210,6 +210,24 @@ def export_command(
         typer.echo(export.by_name(checkpoint, output, to, int8=int8, images=images).in_words())
 
 
+@app.command("micro")
+def micro_command(
+    model: Annotated[str, typer.Argument(help="A .tflite file.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A new folder for a program that runs the int8 file.")
+    ] = None,
+) -> None:
+    """Say which microcontrollers a model file fits."""
+    with _one_line(2, "interrupted: nothing was written"):
+        from edgelab import micro
+
+        needs = micro.needs(model)
+        files = micro.sketch(needs) if output else {}
+        typer.echo(micro.in_words(needs, micro.fits(needs)))
+        if output:
+            typer.echo(f"\n{micro.write(files, output)}: {', '.join(files)}")
+
+
 def _image_size(text: str) -> tuple[int, int, int]:
     """Height, width and channels from such as "32x32x3"."""
     sizes = text.lower().split("x")

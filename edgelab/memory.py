@@ -263,8 +263,8 @@ def arena(path: Path | str) -> Arena:
     is missing in TensorFlow Lite Micro or does not take its inputs (half-precision or weight-only files), or the arena
     would exceed 256 MiB.
     """
-    path = _checked(path)
-    if find_spec("tflite_micro") is None:
+    path = check_tflite(path)
+    if not has_runtime():
         raise EdgelabError(
             f"{path.name}: the arena needs the package tflite-micro, which is missing here: "
             "on Linux x86-64, pip install tflite-micro"
@@ -288,7 +288,13 @@ def arena(path: Path | str) -> Arena:
     return Arena(head, tail, smallest, f"tflite-micro {version('tflite-micro')}")
 
 
-def _checked(path: Path | str) -> Path:
+def has_runtime() -> bool:
+    """Whether the package tflite-micro is here, which `arena` asks."""
+    return find_spec("tflite_micro") is not None
+
+
+def check_tflite(path: Path | str) -> Path:
+    """The path of a .tflite file. Raises EdgelabError where there is none or it is of another kind."""
     path = Path(path)
     if path.suffix.lower() != ".tflite":
         raise EdgelabError(f"expected a .tflite file, the only kind microcontroller runtimes take, got {path.name!r}")
@@ -342,7 +348,7 @@ def flash(path: Path | str) -> Flash:
     """
     from edgelab.layers import tflite_file
 
-    path = _checked(path)
+    path = check_tflite(path)
     with reading(path):
         graph = tflite_file.Graph(path, None)
         kernels = sorted({graph.kind(op) for op in graph.graph.operators})

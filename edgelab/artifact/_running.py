@@ -34,6 +34,10 @@ class Port(NamedTuple):
         low, high = ((limit - self.zero_point) * self.scale for limit in (limits.min, limits.max))
         return "raw" if high > 2 else "unit" if low > -0.1 else "centred"
 
+    def of_pixels(self) -> np.ndarray:
+        """What a quantized input is fed for each of the pixels 0 to 255."""
+        return _to_input(np.arange(256, dtype=np.uint8), self)
+
 
 class Runner(NamedTuple):
     """A loaded file: its one input, its first output, and how to run one batch that already has the input's form.
