@@ -157,26 +157,7 @@ def comparison(records: Records) -> Figure | None:
 def comparison_figure(records: Records) -> str:
     """The comparison as HTML, with alternative text and the table behind it."""
     figure = comparison(records)
-    return _raw_html(figure._repr_html_()) if figure else "*No measurement has been published yet.*"
-
-
-def models_in_browser(records: Records) -> str:
-    """The element that runs models in the reader's browser."""
-    return web_pages.models_in_browser(records.root)
-
-
-def models_table(records: Records) -> str:
-    """What the files are that `models_in_browser` runs."""
-    return web_pages.models_table(records.root)
-
-
-def chart(records: Records) -> str:
-    """The interactive chart of all published measurements, with its table."""
-    return web_pages.chart(_ledger(records.published_ledger), BASELINE)
-
-
-def _raw_html(html: str) -> str:
-    return f"```{{raw}} html\n{html}\n```"
+    return web_pages.raw_html(figure._repr_html_()) if figure else "*No measurement has been published yet.*"
 
 
 def _duration(seconds: float) -> str:
@@ -245,9 +226,9 @@ FILLERS: dict[str, Callable[[Records], str]] = {
     "baseline": baseline_table,
     "comparison": comparison_figure,
     "status": status,
-    "models-in-browser": models_in_browser,
-    "models-table": models_table,
-    "chart": chart,
+    "models-in-browser": lambda records: web_pages.models_in_browser(records.root),
+    "models-table": lambda records: web_pages.models_table(records.root),
+    "chart": lambda records: web_pages.chart(_ledger(records.published_ledger), BASELINE),
 }
 
 

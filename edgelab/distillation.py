@@ -136,6 +136,14 @@ def check_teachers(teachers: Sequence[Checkpoint], plan: Distillation, dataset: 
         check_finite(teacher.arrays)
 
 
+def asked(teachers: Sequence[Checkpoint], plan: Plan, dataset: Dataset) -> list[Checkpoint]:
+    """Those of the `teachers` that the `plan` asks, none with `Alone`. Raises EdgelabError as `check_teachers` does."""
+    if isinstance(plan, Alone):
+        return []
+    check_teachers(teachers, plan, dataset)
+    return list(teachers)
+
+
 def check_answers(answers: np.ndarray, classes: int) -> None:
     """Raise EdgelabError unless `answers`, a teacher's logits (n, classes), are finite and for so many `classes`."""
     if answers.ndim != 2 or answers.shape[1] != classes:

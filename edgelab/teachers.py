@@ -22,7 +22,7 @@ from edgelab.data import Dataset, cache_folder
 from edgelab.errors import EdgelabError
 from edgelab.files import atomic_path, exclusive
 from edgelab.profiles import Recipe, is_best, one_cycle
-from edgelab.zoo import Checkpoint
+from edgelab.zoo import Checkpoint, Origin
 
 LOG = logging.getLogger(__name__)
 HEAD = Recipe(epochs=20, batch=256, peak_rate=0.03, weight_decay=2e-3, crop=0, flip=False)
@@ -187,8 +187,8 @@ def load_or_transfer(backbone: Backbone, dataset: Dataset, recipe: Recipe = HEAD
         return arrays, history
 
     source = f"{backbone.weights}@{backbone.identity[:16]}"
-    about = (backbone.model, source, TECHNIQUE, backbone.framework)
-    return zoo.load_or_transfer(*about, dataset, recipe, make, kept=kept)
+    origin = Origin(TECHNIQUE, backbone.framework, source)
+    return zoo.load_or_derive(backbone.model, origin, dataset, recipe, make, kept=kept)
 
 
 def is_transferred(checkpoint: Checkpoint) -> bool:

@@ -101,6 +101,13 @@ def load(path: Path) -> Checkpoint:
         raise EdgelabError(f"{path} is not a checkpoint this version of edgelab reads ({problem})") from None
 
 
+def path_of(checkpoint: Checkpoint) -> Path | None:
+    """The file of `checkpoint`, among edgelab's own or in the cache; None where it has not been kept."""
+    folders = (KEPT, cache_folder() / "checkpoints")
+    paths = [folder / f"{checkpoint.key}.safetensors" for folder in folders]
+    return next((path for path in paths if path.is_file()), None)
+
+
 def _fitting(path: Path, dataset: Dataset) -> Checkpoint | None:
     """The checkpoint at `path` if there is one and it was trained on these very images."""
     if not path.exists():
@@ -181,6 +188,31 @@ def load_or_train(model: str, dataset: Dataset, recipe: Recipe, *, kept: bool = 
     return _load_or_make(name, dataset, kept, lambda state_path: _train(model, dataset, recipe, state_path))
 
 
+def load_or_derive(
+    model: str,
+    origin: Origin,
+    dataset: Dataset,
+    recipe: Recipe,
+    make: Callable[[Path], Made],
+    *,
+    kept: bool = True,
+    earlier: float = 0.0,
+) -> Checkpoint:
+    """The checkpoint of `model` that has this `origin`, kept and found like a trained network.
+
+    Where there is none yet, `make` is called with a file for the training's state and returns arrays and history. The
+    arrays come back as they are kept (see `weights.coarse`), the first time too; `earlier` seconds, spent on
+    what it started from, are added to `train_seconds`. Raises EdgelabError as `find` does.
+    """
+
+    def made(state_path: Path) -> Checkpoint:
+        arrays, history = make(state_path)
+        meta = _meta(dataset, history, earlier)
+        return Checkpoint(model, dataset.name, recipe, weights.coarse(arrays), history, meta, origin)
+
+    return _load_or_make(key(model, dataset.name, recipe, origin), dataset, kept, made)
+
+
 def load_or_make(
     start: Checkpoint,
     technique: str,
@@ -191,15 +223,15 @@ def load_or_make(
     *,
     kept: bool = True,
 ) -> Checkpoint:
-    """What the `technique` makes of the checkpoint `start` in `framework`, kept and found like a trained network.
+    """What the `technique` makes of the checkpoint `start` in `framework`, as by `load_or_derive`.
 
-    Where there is none yet, `make` is called with a file for the training's state and returns arrays and history. The
-    arrays come back as they are kept (see `weights.coarse`), the first time too; `train_seconds` includes
-    those of `start`. Raises EdgelabError where `start` was trained on other images, and as `find` does.
+    `train_seconds` includes those of `start`. Raises EdgelabError where `start` was trained on other images, and as
+    `find` does.
     """
     _check_data(start, dataset)
     origin = Origin(technique, framework, start.key)
-    return _derived(start.model, origin, start.meta.get("train_seconds", 0.0), dataset, recipe, make, kept)
+    spent = start.meta.get("train_seconds", 0.0)
+    return load_or_derive(start.model, origin, dataset, recipe, make, kept=kept, earlier=spent)
 
 
 def load_or_teach(
@@ -213,7 +245,7 @@ def load_or_teach(
     *,
     kept: bool = True,
 ) -> Checkpoint:
-    """A `model` trained from scratch with the help of `teachers`: kept, found and made as by `load_or_make`.
+    """A `model` trained from scratch with the help of `teachers`: as by `load_or_derive`.
 
     Its origin starts at the teachers' keys, in their order; `train_seconds` are its own, since teachers are trained
     once for many students. Raises EdgelabError where a teacher was trained on other images, and as `find` does.
@@ -221,46 +253,9 @@ def load_or_teach(
     for teacher in teachers:
         _check_data(teacher, dataset)
     origin = Origin(technique, framework, "+".join(teacher.key for teacher in teachers))
-    return _derived(model, origin, 0.0, dataset, recipe, make, kept)
-
-
-def load_or_transfer(
-    model: str,
-    source: str,
-    technique: str,
-    framework: str,
-    dataset: Dataset,
-    recipe: Recipe,
-    make: Callable[[Path], Made],
-    *,
-    kept: bool = True,
-) -> Checkpoint:
-    """A `model` made from one that was trained elsewhere: kept, found and made as by `load_or_make`.
-
-    `source` identifies the weights it starts from, such as their SHA-256.
-    """
-    return _derived(model, Origin(technique, framework, source), 0.0, dataset, recipe, make, kept)
+    return load_or_derive(model, origin, dataset, recipe, make, kept=kept)
 
 
 def _check_data(given: Checkpoint, dataset: Dataset) -> None:
     if given.meta["data_fingerprint"] != dataset.fingerprint:
         raise EdgelabError(f"{given.key} was trained on other images than this {dataset.name}: load those")
-
-
-def _derived(
-    model: str,
-    origin: Origin,
-    earlier: float,
-    dataset: Dataset,
-    recipe: Recipe,
-    make: Callable[[Path], Made],
-    kept: bool,
-) -> Checkpoint:
-    """The checkpoint of `origin`, else what `make` returns, as coarse as it is kept."""
-
-    def made(state_path: Path) -> Checkpoint:
-        arrays, history = make(state_path)
-        meta = _meta(dataset, history, earlier)
-        return Checkpoint(model, dataset.name, recipe, weights.coarse(arrays), history, meta, origin)
-
-    return _load_or_make(key(model, dataset.name, recipe, origin), dataset, kept, made)

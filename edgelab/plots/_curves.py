@@ -15,7 +15,7 @@ Level = TypeVar("Level", int, float)
 
 
 def accuracies(curves: Mapping[str, Mapping[Level, float]]) -> pd.DataFrame:
-    """The `curves`, {level: accuracy 0..1} each, in percent: one row a level, from the lowest, and one column a curve."""
+    """The `curves`, {level: accuracy 0..1} each, in percent: a row a level, from the lowest, and a column a curve."""
     import pandas as pd
 
     frame = pd.DataFrame({name: pd.Series(points, dtype=float) for name, points in curves.items()}).sort_index()

@@ -20,12 +20,12 @@ from edgelab.distillation import (
     Distillation,
     Lesson,
     Plan,
+    asked,
     check_answers,
     check_given,
     check_number,
     check_shapes,
     check_student,
-    check_teachers,
 )
 from edgelab.profiles import Recipe
 from edgelab.teachers import answers, is_transferred
@@ -191,15 +191,13 @@ def load_or_distill(
     EdgelabError, before any work, where the teachers do not fit the plan or the data.
     """
     check_student(name, (*models.MODELS, *APPLICATIONS))
-    asked = [] if isinstance(plan, Alone) else list(teachers)
-    if isinstance(plan, Distillation):
-        check_teachers(asked, plan, dataset)
+    known = asked(teachers, plan, dataset)
 
     def make(state_path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
         network = student(name, len(dataset.class_names), recipe.seed)
         history = teach(
-            network, [_teacher(teacher, plan, dataset) for teacher in asked], plan, dataset, recipe, state_path
+            network, [_teacher(teacher, plan, dataset) for teacher in known], plan, dataset, recipe, state_path
         )
         return models.to_arrays(network), history
 
-    return zoo.load_or_teach(name, asked, plan.technique, "tensorflow", dataset, recipe, make, kept=kept)
+    return zoo.load_or_teach(name, known, plan.technique, "tensorflow", dataset, recipe, make, kept=kept)

@@ -125,7 +125,7 @@ def make(root: Path, dataset: Dataset, wanted: tuple[Wanted, ...] = WANTED) -> l
 
 
 def _made(folder: Path, wanted: Wanted, dataset: Dataset, ledger_path: Path) -> Shipped:
-    from edgelab import artifact, labels, ledger, measure
+    from edgelab import artifact, labels, ledger, measure, zoo
     from edgelab.pytorch import pruning
 
     checkpoint, calibration = wanted.source(dataset)
@@ -134,7 +134,7 @@ def _made(folder: Path, wanted: Wanted, dataset: Dataset, ledger_path: Path) -> 
     measured = _measured(file, wanted.technique, checkpoint.model, dataset, frame)
     labels.write(file.path, dataset.class_names)
     size, gzipped = measure.sizes(file.path)
-    kept = _kept(checkpoint)
+    kept = zoo.path_of(checkpoint)
     return Shipped(
         file=file.path.name,
         label=wanted.label,
@@ -148,16 +148,6 @@ def _made(folder: Path, wanted: Wanted, dataset: Dataset, ledger_path: Path) -> 
         sha256=file_hash(file.path),
         **measured,
     )
-
-
-def _kept(checkpoint: Checkpoint) -> Path | None:
-    """The file of `checkpoint`, among edgelab's own or in the cache."""
-    from edgelab.data import cache_folder
-    from edgelab.zoo import KEPT
-
-    folders = (KEPT, cache_folder() / "checkpoints")
-    paths = [folder / f"{checkpoint.key}.safetensors" for folder in folders]
-    return next((path for path in paths if path.is_file()), None)
 
 
 def _measured(

@@ -51,7 +51,8 @@ COSTS = ("bytes", "gzip_bytes", "macs", "energy_uj", "ram_bytes", "latency_ms")
 IDENTITY = ["model", "technique", "framework", "seed", "bytes", "accuracy"]
 
 
-def _raw(html: str) -> str:
+def raw_html(html: str) -> str:
+    """`html` as a block of a MyST page."""
     return f"```{{raw}} html\n{html}\n```"
 
 
@@ -85,7 +86,7 @@ def models_in_browser(root: Path) -> str:
     }
     without = "<noscript><p>This needs JavaScript, which this browser has switched off.</p></noscript>"
     element = f'<div id="edgelab-models" class="edgelab-app">{without}</div>'
-    return _raw("\n".join([element, _data("edgelab-models-data", given), _assets("models.js")]))
+    return raw_html("\n".join([element, _data("edgelab-models-data", given), _assets("models.js")]))
 
 
 def models_table(root: Path) -> str:
@@ -100,7 +101,7 @@ def models_table(root: Path) -> str:
         f'<th scope="col">{name}</th>' for name in ("File", "Bytes", "Gzipped", "MACs", "Accuracy, %", "Measured")
     )
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return _raw(f'<table class="edgelab-table">{body}</table>')
+    return raw_html(f'<table class="edgelab-table">{body}</table>')
 
 
 def _interval(row: Mapping[str, Any]) -> str:
@@ -131,7 +132,7 @@ def chart(frame: pd.DataFrame | None, baseline: str) -> str:
     rows = [_row(row) for row in shown.to_dict("records")]
     without = "<noscript><p>The chart needs JavaScript; the table below does not.</p></noscript>"
     element = f'<div id="edgelab-chart" class="edgelab-app">{without}</div>'
-    return _raw(
+    return raw_html(
         "\n".join(
             [
                 element,
