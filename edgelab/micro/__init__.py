@@ -1,7 +1,7 @@
 """Microcontrollers: which boards a .tflite file fits, and the program that runs it there."""
 
-from edgelab.micro.fit import Fit, Needs, fit, fits, in_words, needs, to_frame
-from edgelab.micro.sketch import sketch, write
+from edgelab.micro.fitting import Fit, Needs, fit, fits, in_words, needs, to_frame
+from edgelab.micro.program import sketch, write
 from edgelab.micro.targets import BOARDS, Board, board
 
 __all__ = [

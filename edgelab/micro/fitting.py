@@ -101,7 +101,7 @@ def needs(path: Path | str) -> Needs:
     path = Path(path)
     memory.check_tflite(path)
     with isolated.Worker() as worker:
-        found = worker.call("edgelab.micro.fit:read", path)
+        found = worker.call("edgelab.micro.fitting:read", path)
     added = adders(found["operators"], path.name)
     arena, arena_by = _arena(path, found["activations"])
     return Needs(

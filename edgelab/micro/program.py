@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from edgelab import isolated
 from edgelab.errors import EdgelabError
-from edgelab.micro.fit import Needs, check_int8, needs
+from edgelab.micro.fitting import Needs, check_int8, needs
 
 BYTES_A_LINE = 16
 LEAST_ARENA = "interpreter->arena_used_bytes()"
@@ -45,12 +45,12 @@ class Picture(NamedTuple):
 def sketch(path: Path | str | Needs) -> dict[str, str]:
     """The program for the int8 .tflite file at `path`: name and text of every file, always the same for the same file.
 
-    Raises EdgelabError as `fit.needs` does, and where the file does not take and give int8 or takes no images.
+    Raises EdgelabError as `needs` does, and where the file does not take and give int8 or takes no images.
     """
     wanted = path if isinstance(path, Needs) else needs(path)
     check_int8(wanted)
     with isolated.Worker() as worker:
-        seen = worker.call("edgelab.micro.sketch:look", wanted.path)
+        seen = worker.call("edgelab.micro.program:look", wanted.path)
     picture = Picture(**seen | {name: tuple(seen[name]) for name in ("feed", "labels")})
     content = wanted.path.read_bytes()
     name = re.sub(r"\W+", "_", wanted.path.stem, flags=re.ASCII).strip("_") or "model"
