@@ -14,7 +14,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -45,21 +45,48 @@ def source(path: Path, is_whole: bool = False) -> Source:
 
     Where it has no train and test folders, a fifth of it becomes the test images, or all of it if `is_whole`.
     """
-    members: Callable[[Path], Iterator[Member]]
+    name, read = _found(path)
+    key = _folder_key(path) if path.is_dir() else file_hash(path)
+    return Source(f"{name} {key}", lambda size: _read(path, name, read(path), size, is_whole))
+
+
+def members(path: Path) -> Iterator[Member]:
+    """Every folder and every image file, undecoded, of the image folder or archive at `path`.
+
+    Raises EdgelabError where there is neither.
+    """
+    return _found(path)[1](path)
+
+
+def _found(path: Path) -> tuple[str, Callable[[Path], Iterator[Member]]]:
+    """The name of the image folder or archive at `path`, and how its members are read."""
     suffix = next((s for s in sorted(ARCHIVES, key=len, reverse=True) if path.name.lower().endswith(s)), "")
     if path.is_dir():
-        name, members, key = path.resolve().name, _folder_members, _folder_key(path)
-    elif path.is_file() and suffix:
-        name, members = path.name[: -len(suffix)], _zip_members if suffix == ".zip" else _tar_members
-        key = file_hash(path)
-    elif path.exists():
+        return path.resolve().name, _folder_members
+    if path.is_file() and suffix:
+        return path.name[: -len(suffix)], _zip_members if suffix == ".zip" else _tar_members
+    if path.exists():
         raise EdgelabError(f"expected an image folder or an archive ({', '.join(ARCHIVES)}), got the file {path}")
-    else:
+    raise EdgelabError(
+        f"there is no data set {str(path)!r}: expected digits, cifar10, cifar10-jpeg, "
+        f"or the path of an image folder or archive ({', '.join(ARCHIVES)})"
+    )
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Let every error name `path`, in one line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except EdgelabError as error:
+        raise EdgelabError(f"{path}: {error}") from error
+    # Damaged archives make the standard library raise struct.error, KeyError, RuntimeError and more.
+    except Exception as error:
         raise EdgelabError(
-            f"there is no data set {str(path)!r}: expected digits, cifar10, cifar10-jpeg, "
-            f"or the path of an image folder or archive ({', '.join(ARCHIVES)})"
-        )
-    return Source(f"{name} {key}", lambda size: _read(path, name, members(path), size, is_whole))
+            f"{path}: cannot be read, truncated or damaged? ({one_line(error)}); fetch or make it again"
+        ) from error
 
 
 def resized(image: Image.Image, size: Size) -> Image.Image:
@@ -184,18 +211,9 @@ def _is_image(parts: Parts, size: int) -> bool:
 
 def _read(path: Path, name: str, members: Iterator[Member], size: Size | None, is_whole: bool) -> Unsplit:
     """Every image of `members`, decoded and in order: sorted by class, then by file name."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            images, folders, sizes = _decoded(members, size)
-        places = _arranged(images, folders, is_whole)
-    except EdgelabError as error:
-        raise EdgelabError(f"{path}: {error}") from error
-    # Damaged archives make the standard library raise struct.error, KeyError, RuntimeError and more.
-    except Exception as error:
-        raise EdgelabError(
-            f"{path}: cannot be read, truncated or damaged? ({one_line(error)}); fetch or make it again"
-        ) from error
+    with named(path):
+        images, folders, sizes = _decoded(members, size)
+        places = arranged(images, folders, is_whole)
     class_names = tuple(sorted({label for _, label, _ in places}))
     train, test = (
         [(class_names.index(label), parts) for split, label, parts in places if split in wanted]
@@ -227,7 +245,9 @@ def _decoded(
         if content is None:
             folders.add(parts)
             continue
-        images[parts], size = _pixels(content, name, wanted)
+        whole = upright(content, name)
+        size = (whole.width, whole.height)
+        images[parts] = np.asarray(resized(whole, wanted) if wanted else whole)
         sizes.add(size)
         first = first or f"{name} is {size[0]}x{size[1]}"
         if wanted is None and len(sizes) > 1:
@@ -241,17 +261,24 @@ def _decoded(
     return images, folders, sizes
 
 
-def _pixels(content: bytes, name: str, wanted: Size | None) -> tuple[np.ndarray, tuple[int, int]]:
-    """One image as uint8 (height, width, 3), upright as its EXIF data says, and its own size."""
+def upright(content: bytes, name: str) -> Image.Image:
+    """The image in an encoded file, in RGB, turned as its EXIF data says, on white where it is transparent."""
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP")) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError("more than 8 bits a pixel, save it with 8")
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            return np.asarray(resized(upright, wanted) if wanted else upright), upright.size
+            return on_white(ImageOps.exif_transpose(image))
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
     except Exception as error:
         raise EdgelabError(f"cannot read the image {name} ({one_line(error)}): mend or remove it") from error
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """`image` in RGB, on white where it is transparent: what lies beneath has never been meant to be seen."""
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        whole = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
+    return image.convert("RGB")
 
 
 def one_line(error: Exception) -> str:
@@ -260,7 +287,7 @@ def one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _arranged(images: Iterable[Parts], folders: Iterable[Parts], is_whole: bool) -> list[tuple[str, str, Parts]]:
+def arranged(images: Iterable[Parts], folders: Iterable[Parts], is_whole: bool) -> list[tuple[str, str, Parts]]:
     """(split, class, path) of every image, sorted; split is train, test, or all where there is no such layer.
 
     Folders around the data set are looked through. Raises EdgelabError where the layout is none of `LAYOUTS` or a class

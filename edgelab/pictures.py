@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from edgelab._images import IMAGES, MAX_IMAGE, one_line, resized
+from edgelab._images import IMAGES, MAX_IMAGE, on_white, one_line, resized
 from edgelab.errors import EdgelabError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "MPO")  # what is read by no other program
@@ -51,10 +51,7 @@ def read(
 def _in_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_eight_bits(image)).convert("RGB")
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        whole = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
-    return image.convert("RGB")
+    return on_white(image)
 
 
 def _eight_bits(image: Image.Image) -> np.ndarray:

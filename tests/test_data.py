@@ -413,7 +413,7 @@ class TestCache:
         return as_folder(tmp_path / "pets", split_files())
 
     def forbid_decoding(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_images, "_pixels", lambda *_: pytest.fail("decoded again"))
+        monkeypatch.setattr(_images, "upright", lambda *_: pytest.fail("decoded again"))
 
     def test_the_second_load_maps_the_first(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         first = data.load(folder)

@@ -7,6 +7,7 @@ style say the same again, so that a figure can be read when printed in grey. The
 from edgelab.plots._base import Figure, Table, table
 from edgelab.plots.bits import accuracy_by_bits
 from edgelab.plots.bounds import roofline
+from edgelab.plots.classes import classes
 from edgelab.plots.confusion import confusion_matrix
 from edgelab.plots.energy import CHECKED, board_check, energy_by_layer
 from edgelab.plots.frontier import pareto
@@ -23,6 +24,7 @@ __all__ = [
     "accuracy_by_bits",
     "accuracy_by_sparsity",
     "board_check",
+    "classes",
     "confusion_matrix",
     "energy_by_layer",
     "images",
