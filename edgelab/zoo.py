@@ -244,16 +244,17 @@ def load_or_teach(
     make: Callable[[Path], Made],
     *,
     kept: bool = True,
+    earlier: float = 0.0,
 ) -> Checkpoint:
-    """A `model` trained from scratch with the help of `teachers`: as by `load_or_derive`.
+    """A `model` trained with the help of `teachers`, as by `load_or_derive`.
 
-    Its origin starts at the teachers' keys, in their order; `train_seconds` are its own, since teachers are trained
-    once for many students. Raises EdgelabError where a teacher was trained on other images, and as `find` does.
+    Its origin starts at the teachers' keys, in their order; `train_seconds` leave theirs out, since teachers are
+    trained once for many students. Raises EdgelabError where a teacher was trained on other images, and as `find` does.
     """
     for teacher in teachers:
         _check_data(teacher, dataset)
     origin = Origin(technique, framework, "+".join(teacher.key for teacher in teachers))
-    return load_or_derive(model, origin, dataset, recipe, make, kept=kept)
+    return load_or_derive(model, origin, dataset, recipe, make, kept=kept, earlier=earlier)
 
 
 def _check_data(given: Checkpoint, dataset: Dataset) -> None:

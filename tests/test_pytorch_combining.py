@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,16 +22,7 @@ RECIPE = profiles.Recipe(epochs=1, batch=32, peak_rate=0.004, crop=1, flip=False
 
 @pytest.fixture(scope="module")
 def few() -> data.Dataset:
-    digits = data.load("digits")
-    return replace(digits, train=data.Split(digits.train.images[:160], digits.train.labels[:160]))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("EDGELAB_CACHE", str(folder))
-        yield folder
+    return data.with_fewer(data.load("digits"), 160)
 
 
 def untrained(name: str, few: data.Dataset, sparsity: float = 0.0) -> zoo.Checkpoint:
@@ -69,6 +59,7 @@ def test_teachers_take_part(few: data.Dataset) -> None:
     made = combining.load_or_quantize(start, plan, few, recipe, [teacher])
     assert made.origin.technique == "qat_int8_distillation_t4_alpha1"
     assert made.origin.start == f"{start.key}+{teacher.key}"
+    assert made.meta["train_seconds"] == pytest.approx(1 + sum(row["seconds"] for row in made.history))
     answers = train.logits(qat.restore(made), few.test.images[:50]).argmax(1)
     assert (answers == 3).mean() > 0.9
 

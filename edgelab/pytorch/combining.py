@@ -72,5 +72,6 @@ def load_or_quantize(
 
     if isinstance(plan, Preserving):
         return zoo.load_or_make(start, plan.technique, "pytorch", dataset, recipe, make, kept=kept)
-    from_all = [start, *teachers]
-    return zoo.load_or_teach(start.model, from_all, plan.technique, "pytorch", dataset, recipe, make, kept=kept)
+    from_all, spent = [start, *teachers], start.meta.get("train_seconds", 0.0)
+    about = (start.model, from_all, plan.technique, "pytorch", dataset, recipe)
+    return zoo.load_or_teach(*about, make, kept=kept, earlier=spent)
