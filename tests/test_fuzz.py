@@ -234,6 +234,22 @@ def test_a_dozen_through_the_command_itself(tmp_path: Path) -> None:
             assert done.stdout and all(line.startswith("edgelab: ") for line in lines)
 
 
+def test_damaged_files_through_the_micro_command(tmp_path: Path) -> None:
+    """TensorFlow Lite Micro checks little: it is asked in a process of its own."""
+    files = [path for path in damaged(tmp_path, 6, 200) if path.suffix == ".tflite"][::10]
+    codes = Counter()
+    for path in files:
+        done = edgelab("micro", str(path), "-o", str(tmp_path / f"{path.stem}.out"))
+        codes[done.returncode] += 1
+        lines = done.stderr.splitlines()
+        assert done.returncode in (0, 2) and "Traceback" not in done.stderr, path.name
+        if done.returncode == 2:
+            assert done.stdout == "" and len(lines) == 1, (path.name, lines)
+            assert path.name in lines[0] and ": unexpected " not in lines[0] and len(lines[0]) < 500
+            assert not (tmp_path / f"{path.stem}.out").exists()
+    assert codes[2] > 5 and len(files) > 8
+
+
 def labelled(folder: Path) -> list[Path]:
     """Files with class names and metadata inside."""
     files = [tflite_file(folder / "named.tflite", "int8"), onnx_file(folder / "named.onnx")]
