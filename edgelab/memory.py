@@ -230,6 +230,36 @@ def _steps(flow: Flow) -> tuple[Step, ...]:
     return tuple(Step(op.name, op.kind, alive) for op, alive in zip(running, accumulate(changes), strict=False))
 
 
+class Buffer(NamedTuple):
+    """A place in the arena: what it takes, and the first and last operator (from 0) at which it must not be touched."""
+
+    name: str
+    bytes: int
+    first: int
+    last: int
+
+
+def buffers(path: Path | str) -> list[Buffer]:
+    """The activations of a .tflite file as TensorFlow Lite Micro asks its planner for them, in the file's order.
+
+    Sizes are rounded up to 16 bytes, and a view has memory of its own. What kernels want as scratch memory is not here.
+    Raises EdgelabError for a missing or damaged file or one of another kind.
+    """
+    path = check_tflite(path)
+    with reading(path):
+        flow = _tflite_flow(path, None)
+    born = dict.fromkeys(flow.inputs, 0)
+    dies = dict(born)
+    for i, op in enumerate(flow.operators):
+        for key in (*op.reads, *op.makes):
+            born.setdefault(key, i)
+            dies[key] = i
+    dies |= {key: len(flow.operators) - 1 for key in flow.outputs if key in dies}
+    names = {key: op.name for op in flow.operators for key in op.makes}
+    keys = sorted(born, key=lambda key: int(str(key)))
+    return [Buffer(names.get(key, "input"), -(-flow.sizes[key] // 16) * 16, born[key], dies[key]) for key in keys]
+
+
 MAX_ARENA = 256 * 2**20
 TIME_LIMIT = 60
 

@@ -431,3 +431,43 @@ def test_flash_is_the_file_the_framework_and_named_kernels(files: dict[str, Path
     assert "TFLM Code Size FAQ" in flash.note and "4 kernels (ADD, CONV_2D, FULLY_CONNECTED, MEAN)" in flash.note
     with pytest.raises(EdgelabError, match=r"expected a \.tflite file, .*got 'plain_cnn\.onnx'"):
         memory.flash(files["plain_cnn.onnx"])
+
+
+def greedy(path: Path) -> int:
+    """As TensorFlow Lite Micro plans: large buffers first, of equal ones the last first, each in the first gap."""
+    placed: list[tuple[int, memory.Buffer]] = []
+    for new in sorted(reversed(memory.buffers(path)), key=lambda one: -one.bytes):
+        offset = 0
+        near = [(o, o + b.bytes) for o, b in placed if b.first <= new.last and new.first <= b.last]
+        for start, end in sorted(near):
+            if start - offset >= new.bytes:
+                break
+            offset = max(offset, end)
+        placed.append((offset, new))
+    return max(offset + one.bytes for offset, one in placed)
+
+
+@needs_runtime
+def test_buffers_planned_as_the_runtime_does_give_its_head(tmp_path: Path) -> None:
+    from small_files import tflite_file
+
+    from edgelab import predict
+
+    for path in (predict.SHIPPED, tflite_file(tmp_path / "m.tflite", quantized=True)):
+        assert greedy(path) == memory.arena(path).head
+
+
+def test_buffers_live_from_the_first_to_the_last_operator_that_touches_them(tmp_path: Path) -> None:
+    from small_files import tflite_file
+
+    found = memory.buffers(tflite_file(tmp_path / "m.tflite", quantized=True))
+    assert [(one.bytes, one.first, one.last) for one in found] == [
+        (3072, 0, 0),
+        (2048, 0, 1),
+        (16, 1, 2),
+        (16, 2, 3),
+        (16, 3, 3),
+    ]
+    assert found[0].name == "input"
+    with pytest.raises(EdgelabError, match=r"expected a \.tflite file"):
+        memory.buffers(tmp_path / "m.onnx")

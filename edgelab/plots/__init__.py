@@ -12,6 +12,7 @@ from edgelab.plots.confusion import confusion_matrix
 from edgelab.plots.energy import CHECKED, board_check, energy_by_layer
 from edgelab.plots.frontier import pareto
 from edgelab.plots.pictures import images
+from edgelab.plots.placing import memory_map
 from edgelab.plots.sparsity import accuracy_by_sparsity
 from edgelab.plots.tradeoffs import accuracy_against_size, results
 from edgelab.plots.training import learning_curves
@@ -29,6 +30,7 @@ __all__ = [
     "energy_by_layer",
     "images",
     "learning_curves",
+    "memory_map",
     "pareto",
     "results",
     "roofline",
