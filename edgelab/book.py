@@ -19,7 +19,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgelab import overview
 from edgelab.errors import EdgelabError
+from edgelab.overview import BASELINE
 from edgelab.web import pages as web_pages
 from edgelab.web import runtime
 
@@ -33,7 +35,6 @@ NOT_PAGES = ("executed", "results", "web")
 BUILDERS = ("jupyter-book", "sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb", "sphinxcontrib-bibtex")
 Run = dict[str, dict[str, Any]]
 DASH = "\N{EN DASH}"
-BASELINE = "01_baseline"
 STAMP = ".edgelab-inputs"
 TAIL = 15
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
@@ -228,6 +229,11 @@ FILLERS: dict[str, Callable[[Records], str]] = {
     "status": status,
     "models-in-browser": lambda records: web_pages.models_in_browser(records.root),
     "models-table": lambda records: web_pages.models_table(records.root),
+    "advice": lambda records: overview.advice(_ledger(records.published_ledger)),
+    "techniques": lambda records: overview.techniques(_ledger(records.published_ledger)),
+    "fronts": lambda records: overview.fronts(_ledger(records.published_ledger)),
+    "claims": lambda records: overview.claims(_ledger(records.published_ledger)),
+    "energy-error": lambda records: overview.energy_error(),
     "chart": lambda records: web_pages.chart(_ledger(records.published_ledger), BASELINE),
 }
 
@@ -287,7 +293,7 @@ def _sources(root: Path) -> dict[str, Path]:
 def _digest(root: Path, sources: dict[str, Path]) -> str:
     """SHA-256 over everything the book is made from: files, records, the code that fills markers, the builders."""
     folder = Path(__file__).parent
-    own = sorted([*folder.glob("*.py"), *folder.glob("web/*.py")])
+    own = sorted([*folder.glob("*.py"), *folder.glob("web/*.py"), *folder.glob("overview/*.py")])
     named = [*sources.items(), *((path.name, path) for path in own)]
     named += [(path.relative_to(root).as_posix(), path) for path in Records(root).files()]
     digest = hashlib.sha256()

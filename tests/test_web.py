@@ -258,7 +258,7 @@ def test_a_file_measured_twice_is_shown_once_with_the_first_value_there_is():
 def test_the_table_below_the_chart_has_every_file_and_its_numbers():
     shown = pages.measured_files(ledger.read(LEDGER), "01_baseline").to_dict("records")
     text = book.fill("<!-- edgelab: chart -->", ROOT)
-    lines = re.findall(r'<tr data-row="(\d+)">(.*?)</tr>', text)
+    lines = re.findall(r'<tr id="file-\d+" data-row="(\d+)">(.*?)</tr>', text)
     assert [int(number) for number, _ in lines] == list(range(len(shown)))
     beaten = pareto.dominated(shown, "bytes")
     for (number, line), row in zip(lines, shown, strict=True):

@@ -94,7 +94,7 @@ def models_table(root: Path) -> str:
     rows = []
     for each in models.read(root)["models"]:
         link = f'<a href="../_static/models/{each.file}" download>{each.file}</a>'
-        numbers = (f"{each.bytes:,}", f"{each.gzip_bytes:,}", f"{each.macs / 1e6:.1f} M", _interval(asdict(each)))
+        numbers = (f"{each.bytes:,}", f"{each.gzip_bytes:,}", f"{each.macs / 1e6:.1f} M", interval(asdict(each)))
         cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
         rows.append(f'<tr><th scope="row" class="name">{link}</th>{cells}<td>{each.measured}</td></tr>')
     head = "".join(
@@ -104,7 +104,8 @@ def models_table(root: Path) -> str:
     return raw_html(f'<table class="edgelab-table">{body}</table>')
 
 
-def _interval(row: Mapping[str, Any]) -> str:
+def interval(row: Mapping[str, Any]) -> str:
+    """Accuracy and its 95 % interval in percent."""
     return f"{100 * row['accuracy']:.2f} ({100 * row['accuracy_low']:.2f} to {100 * row['accuracy_high']:.2f})"
 
 
@@ -194,7 +195,7 @@ def _line(number: int, row: Mapping[str, Any], letters: Mapping[str, str], winne
     energy, ram = row["energy_uj"], row["ram_bytes"]
     texts = [row["model"], row["technique"], row["framework"]]
     numbers = [
-        _interval(row),
+        interval(row),
         f"{row['bytes']:,}",
         f"{row['gzip_bytes']:,}",
         f"{row['macs'] / 1e6:.2f}",
@@ -205,4 +206,4 @@ def _line(number: int, row: Mapping[str, Any], letters: Mapping[str, str], winne
     ]
     cells = "".join(f"<td>{escape(str(text))}</td>" for text in texts)
     cells += "".join(f'<td class="number">{escape(text)}</td>' for text in numbers)
-    return f'<tr data-row="{number}"><th scope="row">{number + 1}</th>{cells}</tr>'
+    return f'<tr id="file-{number + 1}" data-row="{number}"><th scope="row">{number + 1}</th>{cells}</tr>'

@@ -1,0 +1,24 @@
+"""The comparison of all techniques, what the projects this course grew from report, and advice on which to use.
+
+Tables and sentences are made from the published ledger. A piece of advice says on which rows it rests and what must
+hold of them: where a new measurement takes that away, the book is not built.
+"""
+
+from edgelab.overview._advice import ADVICE, Advice, advice
+from edgelab.overview._claims import CLAIMS, Claim, claims
+from edgelab.overview._rows import BASELINE, Source
+from edgelab.overview._tables import energy_error, fronts, techniques
+
+__all__ = [
+    "ADVICE",
+    "BASELINE",
+    "CLAIMS",
+    "Advice",
+    "Claim",
+    "Source",
+    "advice",
+    "claims",
+    "energy_error",
+    "fronts",
+    "techniques",
+]

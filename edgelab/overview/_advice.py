@@ -1,0 +1,208 @@
+"""Which technique should I use? Answers that rest on rows of the published ledger, and must be borne out by them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgelab.errors import EdgelabError
+from edgelab.overview._rows import (
+    BASELINE,
+    COMBINING,
+    NOTHING,
+    PRUNING,
+    PTQ,
+    QAT,
+    Row,
+    Source,
+    by_source,
+    cited,
+    find,
+    keras,
+    percent,
+    torch,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Advice:
+    """An answer to a `question`: `says` makes it from the rows of `sources`, and `holds` must be true of them."""
+
+    question: str
+    sources: tuple[Source, ...]
+    says: Callable[..., str]
+    holds: Callable[..., bool]
+
+
+def _times(a: Row, b: Row, column: str) -> float:
+    return a[column] / b[column]
+
+
+def _overlap(a: Row, b: Row) -> bool:
+    return max(a["accuracy_low"], b["accuracy_low"]) <= min(a["accuracy_high"], b["accuracy_high"])
+
+
+ADVICE = (
+    Advice(
+        "Which of the three networks?",
+        (
+            keras(BASELINE, "ds_cnn", "baseline"),
+            keras(BASELINE, "resnet8", "baseline"),
+            keras(BASELINE, "plain_cnn", "baseline"),
+        ),
+        lambda ds, resnet, plain: (
+            f"`ds_cnn`: the most accurate ({percent(ds)}, against {percent(resnet)} and {percent(plain)}) with "
+            "the fewest "
+            f"MACs ({ds['macs'] / 1e6:.1f} million). `plain_cnn` has {_times(plain, ds, 'bytes'):.1f} times its "
+            "bytes: choose "
+            "the architecture before you compress."
+        ),
+        lambda ds, resnet, plain: (
+            ds["accuracy"] > max(resnet["accuracy"], plain["accuracy"])
+            and ds["macs"] < min(resnet["macs"], plain["macs"])
+            and ds["accuracy_low"] > plain["accuracy_high"]
+        ),
+    ),
+    Advice(
+        "What do I try first?",
+        (keras(PTQ, "resnet8", "baseline"), keras(PTQ, "resnet8", "ptq_int8")),
+        lambda dense, int8: (
+            f"Post-training quantization to int8: no training, {_times(dense, int8, 'bytes'):.1f} times fewer bytes, "
+            f"{_times(dense, int8, 'ram_bytes'):.0f} times less RAM, and {percent(int8)} instead of {percent(dense)}."
+        ),
+        lambda dense, int8: _overlap(dense, int8) and int8["bytes"] < 0.35 * dense["bytes"],
+    ),
+    Advice(
+        "It must run faster on a processor without int8 instructions.",
+        (
+            keras(PRUNING, "plain_cnn", "baseline"),
+            keras(PRUNING, "plain_cnn", "structured_pruning_2x"),
+            keras(PRUNING, "plain_cnn", "magnitude_pruning_50"),
+        ),
+        lambda dense, narrow, zeros: (
+            f"Remove channels. At {_times(dense, narrow, 'macs'):.2f} times fewer MACs the network took "
+            f"{_times(narrow, dense, 'latency_ms'):.2f} of the time in the same run ({narrow['latency_on']}) and has "
+            f"{percent(narrow)} instead of {percent(dense)}. Single zeros do not help: half of the weights at "
+            "zero took "
+            f"{_times(zeros, dense, 'latency_ms'):.2f} of the time."
+        ),
+        lambda dense, narrow, zeros: (
+            narrow["latency_ms"] < 0.8 * dense["latency_ms"]
+            and zeros["latency_ms"] > 0.9 * dense["latency_ms"]
+            and narrow["accuracy"] < dense["accuracy"]
+        ),
+    ),
+    Advice(
+        "The download must be small.",
+        (
+            keras(COMBINING, "plain_cnn", "ptq_int8"),
+            keras(COMBINING, "plain_cnn", "pqat"),
+            keras(COMBINING, "plain_cnn", "pcqat"),
+        ),
+        lambda int8, zeros, shared: (
+            f"Prune before you quantize, and compress the file. With half of the weights at zero an int8 file is "
+            f"{_times(int8, zeros, 'gzip_bytes'):.1f} times smaller after gzip at {percent(zeros)}, with 16 "
+            "values a layer on "
+            f"top {_times(int8, shared, 'gzip_bytes'):.1f} times at {percent(shared)} ({percent(int8)} before). "
+            "Uncompressed, nothing is smaller."
+        ),
+        lambda int8, zeros, shared: (
+            zeros["gzip_bytes"] < 0.7 * int8["gzip_bytes"]
+            and shared["gzip_bytes"] < 0.8 * zeros["gzip_bytes"]
+            and zeros["bytes"] > 0.98 * int8["bytes"]
+            and _overlap(int8, shared)
+        ),
+    ),
+    Advice(
+        "Post-training quantization to int8 is accurate enough. Is quantization-aware training better?",
+        (
+            torch(QAT, "plain_cnn", "ptq_int8"),
+            torch(QAT, "plain_cnn", "qat_int8"),
+            torch(QAT, "plain_cnn", "magnitude_pruning_0"),
+        ),
+        lambda after, aware, control: (
+            f"Not here: {percent(aware)} after, {percent(after)} without, and the float network, trained on as "
+            "long without "
+            f"any quantization, has {percent(control)}. At 8 bits the training helps, not the quantization in it."
+        ),
+        lambda after, aware, control: _overlap(after, aware) and control["accuracy"] >= aware["accuracy"],
+    ),
+    Advice(
+        "Eight bits are too many.",
+        (
+            torch(QAT, "plain_cnn", "ptq_4bit"),
+            torch(QAT, "plain_cnn", "qat_lsq_4bit"),
+            torch(QAT, "plain_cnn", "ptq_2bit"),
+            torch(QAT, "plain_cnn", "qat_lsq_2bit"),
+            torch(QAT, "plain_cnn", "baseline"),
+        ),
+        lambda ptq4, qat4, ptq2, qat2, dense: (
+            f"Train for it, with learned step sizes: {percent(qat4)} with 4 bits and {percent(qat2)} with 2 "
+            f"({percent(dense)} "
+            f"in float32), where quantization after training leaves {percent(ptq4)} and {percent(ptq2)}. The "
+            "4-bit file is "
+            f"{_times(dense, qat4, 'bytes'):.1f} times smaller than float32 and takes "
+            f"{_times(qat4, dense, 'latency_ms'):.1f} "
+            f"times as long ({qat4['latency_on']}), which has no kernels for it."
+        ),
+        lambda ptq4, qat4, ptq2, qat2, dense: (
+            _overlap(qat4, dense)
+            and qat4["accuracy"] > ptq4["accuracy"]
+            and qat2["accuracy_low"] > ptq2["accuracy_high"]
+        ),
+    ),
+    Advice(
+        "Does it matter which tool quantizes?",
+        (torch(PTQ, "plain_cnn", "ptq_int8"), torch(PTQ, "plain_cnn", "ptq_int8_qnnpack")),
+        lambda good, bad: (
+            f"Very much: the same network has {percent(good)} through ONNX Runtime's static quantization and "
+            f"{percent(bad)} with PyTorch's QNNPACK settings, which use all eight bits of the weights, where "
+            "sums overflow "
+            f"in silence ({bad['latency_on']}). Measure the file you ship, where you ship it."
+        ),
+        lambda good, bad: good["accuracy_low"] > bad["accuracy_high"],
+    ),
+    Advice(
+        "How do I quantize for ONNX Runtime on a processor with AVX2 and no VNNI?",
+        (torch(PTQ, "ds_cnn", "ptq_int8"), torch(PTQ, "ds_cnn", "ptq_int8_full_range")),
+        lambda reduced, full: (
+            f"Quantize weights to seven bits (`reduce_range`): {percent(reduced)}, against {percent(full)} "
+            "where all eight are "
+            f"used and sums saturate ({full['machine']})."
+        ),
+        lambda reduced, full: reduced["accuracy_low"] > full["accuracy_high"],
+    ),
+    Advice(
+        "Should a teacher take part in quantization-aware training?",
+        (
+            torch(COMBINING, "resnet8", "qat_int8"),
+            torch(COMBINING, "resnet8", "qat_int8_distillation_t4_alpha0_9"),
+        ),
+        lambda alone, taught: (
+            f"It cost accuracy here: {percent(taught)} under a teacher, {percent(alone)} without, after two "
+            "epochs each. Train "
+            "the control before you believe in a teacher."
+        ),
+        lambda alone, taught: taught["accuracy"] < alone["accuracy"],
+    ),
+)
+
+
+def advice(frame: pd.DataFrame | None) -> str:
+    """Question after question, each with an answer that names the rows it rests on.
+
+    Raises EdgelabError where a row is missing or no longer bears the answer out.
+    """
+    if frame is None:
+        return NOTHING
+    known, parts = by_source(frame), []
+    for each in ADVICE:
+        rows = find(known, each.sources, f"advice {each.question!r}")
+        if not each.holds(*rows):
+            raise EdgelabError(f"advice {each.question!r} no longer holds of the published rows: rewrite it")
+        parts.append(f"**{each.question}** {each.says(*rows)} {cited(rows)}")
+    return "\n\n".join(parts)

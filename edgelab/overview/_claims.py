@@ -1,0 +1,109 @@
+"""What the projects this course grew from report, beside the rows of the published ledger that come nearest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from edgelab.overview._rows import (
+    BASELINE,
+    COMBINING,
+    NOTHING,
+    PRUNING,
+    PTQ,
+    Row,
+    Source,
+    by_source,
+    cited,
+    find,
+    keras,
+    percent,
+    torch,
+)
+from edgelab.web.pages import raw_html
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a project reports, `figures` of its `network`, and the rows here that come nearest; `note` says how near."""
+
+    project: str
+    network: str
+    figures: str
+    sources: tuple[Source, ...]
+    note: str
+
+
+CLAIMS = (
+    Claim(
+        "depthwise-separable CNN, int8 in TFLite",
+        "a depthwise-separable CNN of unknown size",
+        "about 4 times smaller, about 3 times faster, under 5 ms on a CPU",
+        (keras(PTQ, "ds_cnn", "baseline"), keras(PTQ, "ds_cnn", "ptq_int8")),
+        "`ds_cnn` has 20 layers of few weights: what int8 does not shrink, tables and names, weighs more in a "
+        "small file.",
+    ),
+    Claim(
+        "MACs and energy in PyTorch",
+        "plain CNN, 620,362 parameters (`plain_cnn`)",
+        "78.73 %, 2.37 MB, 10.85 M MACs, energy 43.40",
+        (torch(BASELINE, "plain_cnn", "baseline"),),
+        "the same network and the same rule for energy; the images here are a JPEG copy",
+    ),
+    Claim(
+        "MACs and energy in PyTorch",
+        "the same, int8 (QNNPACK)",
+        "78.49 %, 0.64 MB, 10.85 M MACs, energy 10.85",
+        (torch(PTQ, "plain_cnn", "ptq_int8"), torch(PTQ, "plain_cnn", "ptq_int8_qnnpack")),
+        "non-zero weights are counted here: some int8 weights are zero, and the energy by the rule falls below 10.85",
+    ),
+    Claim(
+        "MACs and energy in PyTorch",
+        "the same, half of the weights at zero, trained on",
+        "80.74 %, 1.19 MB, 5.42 M MACs, energy 21.70",
+        (torch(PRUNING, "plain_cnn", "magnitude_pruning_50"),),
+        "a file of half the size exists only after compression; and the largest layer loses most weights but "
+        "has few MACs",
+    ),
+    Claim(
+        "ensemble distillation and QAT",
+        "MobileNetV3-Small on pictures of rice, int8 ONNX",
+        "0.45 to 0.31 MB, 99.66 to 98.07 %, 1.4 times as fast",
+        (torch(COMBINING, "resnet8", "baseline"), torch(COMBINING, "resnet8", "qat_int8_distillation_t4_alpha0_9")),
+        "other pictures, another network: only the direction can be compared",
+    ),
+)
+
+
+def claims(frame: pd.DataFrame | None) -> str:
+    """What the projects report beside the rows here that come nearest, as an HTML table."""
+    if frame is None:
+        return NOTHING
+    known, lines = by_source(frame), []
+    for claim in CLAIMS:
+        rows = find(known, claim.sources, claim.project)
+        ours = "<br>".join(f"{_told(row)} {cited([row])}" for row in rows)
+        cells = (escape(claim.figures), ours, _code(claim.note))
+        told = "".join(f"<td>{cell}</td>" for cell in cells)
+        lines.append(f'<tr><th scope="row">{escape(claim.project)}: {_code(claim.network)}</th>{told}</tr>')
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Project", "It reports", "Here", "How far comparable"))
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return raw_html(f'<table class="edgelab-table edgelab-claims">{body}</table>')
+
+
+def _code(text: str) -> str:
+    """`text` escaped, with what stands between backquotes as code."""
+    pieces = escape(text).split("`")
+    return "".join(f"<code>{piece}</code>" if index % 2 else piece for index, piece in enumerate(pieces))
+
+
+def _told(row: Row) -> str:
+    return (
+        f"{escape(row['model'])}, {escape(row['technique'])}: {percent(row)} on {escape(row['data'])}, "
+        f"{row['bytes'] / 1e6:.3g} MB, {row['effective_macs'] / 1e6:.2f} M MACs on non-zero weights, energy "
+        f"{row['relative_energy']:.2f}, {row['latency_ms']:.2f} ms"
+    )

@@ -1,0 +1,72 @@
+"""Rows of the published ledger by what they are, and links to them on the page of every measured file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edgelab.errors import EdgelabError
+from edgelab.web.pages import IDENTITY, measured_files
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BASELINE, PRUNING, PTQ = "01_baseline", "02_pruning", "03_post_training_quantization"
+QAT, COMBINING = "04_quantization_aware_training", "07_combining"
+NOTHING = "*No measurement has been published yet.*"
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
+
+
+class Source(NamedTuple):
+    """Which row of the ledger is meant."""
+
+    chapter: str
+    model: str
+    technique: str
+    framework: str
+
+
+def keras(chapter: str, model: str, technique: str) -> Source:
+    """A row measured in the TensorFlow track."""
+    return Source(chapter, model, technique, "tensorflow")
+
+
+def torch(chapter: str, model: str, technique: str) -> Source:
+    """A row measured in the PyTorch track."""
+    return Source(chapter, model, technique, "pytorch")
+
+
+def by_source(frame: pd.DataFrame) -> dict[Source, dict[str, Any]]:
+    """The rows measured on the baselines' data with seed 0, with their numbers on the page of every measured file."""
+    own = frame[frame["chapter"] == BASELINE]["data_fingerprint"]
+    shown = measured_files(frame, BASELINE)[IDENTITY].reset_index(drop=True)
+    numbers = {tuple(values): number + 1 for number, values in enumerate(shown.itertuples(index=False, name=None))}
+    rows = frame[frame["data_fingerprint"].isin(own) & (frame["chapter"] >= BASELINE) & (frame["seed"] == 0)]
+    records: list[Any] = rows.to_dict("records")
+    known = {}
+    for row in records:
+        row["number"] = numbers[tuple(row[name] for name in IDENTITY)]
+        known[Source(*(row[name] for name in Source._fields))] = row
+    return known
+
+
+def find(known: Mapping[Source, Row], sources: Sequence[Source], where: str) -> list[Row]:
+    """The rows of `sources`. Raises EdgelabError, naming `where` they are wanted, for one that is not there."""
+    missing = [" ".join(source) for source in sources if source not in known]
+    if missing:
+        raise EdgelabError(
+            f"{where}: the ledger has no row {missing[0]}: publish that chapter, or mend edgelab/overview.py"
+        )
+    return [known[source] for source in sources]
+
+
+def cited(rows: Rows) -> str:
+    """Links to the rows on the page of every measured file."""
+    links = (f'<a href="every_file.html#file-{row["number"]}">No. {row["number"]}</a>' for row in rows)
+    return f"({', '.join(links)})"
+
+
+def percent(row: Row) -> str:
+    """Accuracy, such as 83.04 %."""
+    return f"{100 * row['accuracy']:.2f} %"

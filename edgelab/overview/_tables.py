@@ -1,0 +1,116 @@
+"""Every technique in one table a network, the Pareto fronts, and how far the estimate of energy is off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from edgelab.overview._rows import BASELINE, NOTHING, Row, Rows, Source, by_source, cited
+from edgelab.web.pages import FRAMEWORKS, family, interval, measured_files, raw_html
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FRONTS = {
+    "bytes": "bytes of the file",
+    "gzip_bytes": "bytes after gzip",
+    "macs": "MACs",
+    "ram_bytes": "RAM for activations",
+    "energy_uj": "estimated energy",
+}
+
+
+def techniques(frame: pd.DataFrame | None) -> str:
+    """Every technique on every network in both frameworks, as an HTML table for each network."""
+    if frame is None:
+        return NOTHING
+    known = by_source(frame)
+    first: dict[int, Row] = {}
+    for source in sorted(known):
+        first.setdefault(known[source]["number"], known[source])
+    parts = []
+    for model in sorted({row["model"] for row in first.values()}):
+        own = [row for row in first.values() if row["model"] == model]
+        own.sort(
+            key=lambda row: (
+                row["technique"] != "baseline",
+                family(row["technique"]),
+                row["technique"],
+                row["framework"],
+            )
+        )
+        parts += [f"### {model}", _table(own, known)]
+    return "\n\n".join(parts)
+
+
+def _table(rows: Rows, known: Mapping[Source, Row]) -> str:
+    heads = (
+        "No.",
+        "Technique",
+        "Framework",
+        "Accuracy, %",
+        "Bytes",
+        "Gzipped",
+        "Non-zero",
+        "MACs, M",
+        "RAM",
+        "Energy, uJ",
+    )
+    head = "".join(f'<th scope="col">{name}</th>' for name in (*heads, "Time, of the baseline's"))
+    body = "".join(_line(row, known) for row in rows)
+    table = f'<table class="edgelab-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return raw_html(
+        f'<div class="edgelab-scroll" tabindex="0" role="region" aria-label="{rows[0]["model"]}">{table}</div>'
+    )
+
+
+def _line(row: Row, known: Mapping[Source, Row]) -> str:
+    before = known.get(Source(row["chapter"], row["model"], "baseline", row["framework"]))
+    same = before is not None and before["latency_on"] == row["latency_on"]
+    numbers = (
+        interval(row),
+        f"{row['bytes']:,}",
+        f"{row['gzip_bytes']:,}",
+        f"{row['nonzero']:,}",
+        f"{row['macs'] / 1e6:.2f}",
+        f"{row['ram_bytes']:,.0f}",
+        f"{row['energy_uj']:,.0f}",
+        f"{row['latency_ms'] / before['latency_ms']:.2f}" if before is not None and same else "",
+    )
+    link = f'<a href="every_file.html#file-{row["number"]}">{row["number"]}</a>'
+    words = f'<th scope="row">{link}</th><td>{escape(row["technique"])}</td><td>{FRAMEWORKS[row["framework"]]}</td>'
+    return f"<tr>{words}{''.join(f'<td class=number>{number}</td>' for number in numbers)}</tr>"
+
+
+def fronts(frame: pd.DataFrame | None) -> str:
+    """For every cost the files that no other dominates, from the cheapest to the most accurate, as an HTML table."""
+    from edgelab.pareto import front
+
+    if frame is None:
+        return NOTHING
+    rows: list[Any] = measured_files(frame, BASELINE).to_dict("records")
+    lines = []
+    for cost, name in FRONTS.items():
+        chosen = [{**rows[index], "number": index + 1} for index in front(rows, cost)]
+        told = "; ".join(
+            f"{escape(row['model'])} {escape(row['technique'])} ({FRAMEWORKS[row['framework']]}) "
+            f"{100 * row['accuracy']:.2f} {cited([row])}"
+            for row in chosen
+        )
+        lines.append(f'<tr><th scope="row">{name}</th><td class="number">{len(chosen)}</td><td>{told}</td></tr>')
+    head = '<tr><th scope="col">Cost</th><th scope="col">Files</th><th scope="col">The front, accuracy in %</th></tr>'
+    return raw_html(f'<table class="edgelab-table"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>')
+
+
+def energy_error() -> str:
+    """How far the estimate of energy is from measured boards, in a sentence."""
+    from edgelab.boards import check_against_boards, summarise
+
+    found = summarise(check_against_boards())["all"]
+    return (
+        "Scaled to a board by the other networks measured on it, the estimate is off by "
+        f"{100 * found['estimate']:.0f} % in the "
+        f"median over the networks and systems of MLPerf Tiny, cost ratios fitted to other boards by "
+        f"{100 * found['cost ratios']:.0f} %, and MACs alone by {100 * found['macs']:.0f} %."
+    )

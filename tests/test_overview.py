@@ -1,0 +1,118 @@
+"""That the comparison and the advice say what the published ledger says, and stop where it no longer bears them out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from edgelab import book, ledger, overview
+from edgelab.errors import EdgelabError
+from edgelab.overview import _advice
+from edgelab.web import pages
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def published() -> pd.DataFrame:
+    return ledger.read(ROOT / "book" / "results" / "ledger.csv")
+
+
+def row_of(published: pd.DataFrame, source: overview.Source) -> pd.Series:
+    """The one row of the ledger that `source` means."""
+    same = published[list(overview.Source._fields)].eq(list(source)).all(axis=1) & (published["seed"] == 0)
+    (found,) = published[same].iloc
+    return found
+
+
+def test_every_answer_quotes_the_accuracies_of_its_rows_and_links_to_them(published: pd.DataFrame) -> None:
+    answers = overview.advice(published).split("\n\n")
+    files = pages.measured_files(published, overview.BASELINE).reset_index(drop=True)
+    for advice, answer in zip(overview.ADVICE, answers, strict=True):
+        assert answer.startswith(f"**{advice.question}**")
+        numbers = [int(number) for number in re.findall(r"every_file\.html#file-(\d+)\"", answer)]
+        rows = [row_of(published, source) for source in advice.sources]
+        for number, row in zip(numbers, rows, strict=True):
+            linked = files.iloc[number - 1]
+            assert [linked[name] for name in pages.IDENTITY] == [row[name] for name in pages.IDENTITY]
+        shown = {f"{100 * row['accuracy']:.2f}" for row in rows}
+        quoted = re.findall(r"(\d+\.\d\d) %", answer)
+        assert quoted and set(quoted) <= shown
+
+
+@pytest.mark.parametrize("advice", overview.ADVICE, ids=lambda advice: advice.question)
+def test_an_answer_that_its_rows_do_not_bear_out_stops_the_book(
+    advice: overview.Advice, published: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the rows in reverse order: what is better becomes what is worse."""
+    turned = replace(advice, sources=advice.sources[::-1])
+    monkeypatch.setattr(_advice, "ADVICE", (turned,))
+    with pytest.raises(EdgelabError, match=r"no longer holds of the published rows: rewrite it$"):
+        overview.advice(published)
+
+
+def test_a_row_that_is_gone_is_named(published: pd.DataFrame) -> None:
+    gone = overview.ADVICE[0].sources[0]
+    left = published[~published[list(overview.Source._fields)].eq(list(gone)).all(axis=1)]
+    with pytest.raises(EdgelabError, match=f"the ledger has no row {' '.join(gone)}: publish that chapter"):
+        overview.advice(left)
+
+
+def test_every_file_of_a_chapter_has_its_line_with_its_numbers(published: pd.DataFrame) -> None:
+    text = overview.techniques(published)
+    files = pages.measured_files(published, overview.BASELINE).to_dict("records")
+    lines = re.findall(r'<tr><th scope="row"><a href="every_file\.html#file-(\d+)">\d+</a></th>(.*?)</tr>', text)
+    assert sorted(int(number) for number, _ in lines) == list(range(1, len(files) + 1))
+    for number, line in lines:
+        row, cells = files[int(number) - 1], re.findall(r"<td[^>]*>(.*?)</td>", line)
+        assert cells[0] == row["technique"]
+        assert cells[3:6] == [f"{row['bytes']:,}", f"{row['gzip_bytes']:,}", f"{row['nonzero']:,}"]
+    assert [row["model"] for row in files].count("ds_cnn") == text.split("###")[1].count('<tr><th scope="row">')
+
+
+def test_times_are_those_of_one_chapter_and_one_processor(published: pd.DataFrame) -> None:
+    source = overview.Source("02_pruning", "plain_cnn", "structured_pruning_2x", "tensorflow")
+    narrow, dense = row_of(published, source), row_of(published, source._replace(technique="baseline"))
+    line = next(line for line in overview.techniques(published).split("<tr>") if f"{narrow['bytes']:,}" in line)
+    assert f">{narrow['latency_ms'] / dense['latency_ms']:.2f}</td>" in line
+    elsewhere = published.copy()
+    elsewhere.loc[elsewhere["technique"] == "baseline", "latency_on"] = "another processor"
+    line = next(line for line in overview.techniques(elsewhere).split("<tr>") if f"{narrow['bytes']:,}" in line)
+    assert line.split("</tr>")[0].endswith("<td class=number></td>")
+
+
+def test_no_file_of_a_front_is_dominated(published: pd.DataFrame) -> None:
+    text = overview.fronts(published)
+    files = pages.measured_files(published, overview.BASELINE).to_dict("records")
+    for cost, line in zip(("bytes", "gzip_bytes", "macs"), text.split("<tr><th")[2:], strict=False):
+        chosen = {int(number) - 1 for number in re.findall(r"#file-(\d+)", line)}
+        for index, row in enumerate(files):
+            better = [f for f in files if f[cost] < row[cost] and f["accuracy"] >= row["accuracy"]]
+            better += [f for f in files if f[cost] <= row[cost] and f["accuracy"] > row["accuracy"]]
+            assert (index in chosen) == (not better)
+
+
+def test_claims_stand_beside_the_rows_they_are_compared_with(published: pd.DataFrame) -> None:
+    text = overview.claims(published)
+    assert "10.85 M MACs, energy 43.40</td><td>plain_cnn, baseline: " in text
+    for claim in overview.CLAIMS:
+        assert claim.figures in text
+        for source in claim.sources:
+            row = row_of(published, source)
+            assert f"{row['model']}, {row['technique']}: {100 * row['accuracy']:.2f} % on {row['data']}" in text
+
+
+def test_without_measurements_every_part_says_so(tmp_path: Path) -> None:
+    for name in ("advice", "techniques", "fronts", "claims"):
+        assert book.fill(f"<!-- edgelab: {name} -->", tmp_path) == "*No measurement has been published yet.*"
+
+
+def test_the_error_of_the_energy_is_that_of_the_check_against_boards() -> None:
+    from edgelab import boards
+
+    found = boards.summarise(boards.check_against_boards())["all"]
+    assert f"off by {100 * found['estimate']:.0f} %" in overview.energy_error()
