@@ -152,6 +152,12 @@ def _load_state(path: Path, model: nn.Module, recipe: Recipe, dataset: Dataset) 
     return state
 
 
+def _padded(images: np.ndarray, margin: int) -> Tensor:
+    """Images (n, h, w, 3) with `margin` mirrored pixels on every side, on the device."""
+    margins = ((0, 0), (margin, margin), (margin, margin), (0, 0))
+    return torch.from_numpy(np.pad(images, margins, mode="reflect")).to(_device())
+
+
 def train(
     model: nn.Module,
     dataset: Dataset,
@@ -181,8 +187,7 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         history, best = state["history"], state["best"]
-    margins = ((0, 0), (recipe.crop, recipe.crop), (recipe.crop, recipe.crop), (0, 0))
-    padded = torch.from_numpy(np.pad(dataset.train.images, margins, mode="reflect")).to(_device())
+    padded = _padded(dataset.train.images, recipe.crop)
     bar = tqdm(range(len(history), recipe.epochs), "training", recipe.epochs, initial=len(history), unit="epoch")
     for epoch in bar:
         start = time.perf_counter()
