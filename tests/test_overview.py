@@ -98,12 +98,12 @@ def test_no_file_of_a_front_is_dominated(published: pd.DataFrame) -> None:
 
 def test_claims_stand_beside_the_rows_they_are_compared_with(published: pd.DataFrame) -> None:
     text = overview.claims(published)
-    assert "10.85 M MACs, energy 43.40</td><td>plain_cnn, baseline: " in text
+    assert "10.85 M MACs, energy 43.40.\n- *Here:* `plain_cnn`, `baseline`: " in text
     for claim in overview.CLAIMS:
         assert claim.figures in text
         for source in claim.sources:
             row = row_of(published, source)
-            assert f"{row['model']}, {row['technique']}: {100 * row['accuracy']:.2f} % on {row['data']}" in text
+            assert f"`{row['model']}`, `{row['technique']}`: {100 * row['accuracy']:.2f} % on `{row['data']}`" in text
 
 
 def test_without_measurements_every_part_says_so(tmp_path: Path) -> None:

@@ -171,8 +171,7 @@ ADVICE = (
         (torch(PTQ, "ds_cnn", "ptq_int8"), torch(PTQ, "ds_cnn", "ptq_int8_full_range")),
         lambda reduced, full: (
             f"Quantize weights to seven bits (`reduce_range`): {percent(reduced)}, against {percent(full)} "
-            "where all eight are "
-            f"used and sums saturate ({full['machine']})."
+            f"where all eight are used and sums overflow ({full['latency_on']})."
         ),
         lambda reduced, full: reduced["accuracy_low"] > full["accuracy_high"],
     ),

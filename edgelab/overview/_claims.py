@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
 
 from edgelab.overview._rows import (
@@ -21,7 +20,6 @@ from edgelab.overview._rows import (
     percent,
     torch,
 )
-from edgelab.web.pages import raw_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +43,7 @@ CLAIMS = (
         "about 4 times smaller, about 3 times faster, under 5 ms on a CPU",
         (keras(PTQ, "ds_cnn", "baseline"), keras(PTQ, "ds_cnn", "ptq_int8")),
         "`ds_cnn` has 20 layers of few weights: what int8 does not shrink, tables and names, weighs more in a "
-        "small file.",
+        "small file",
     ),
     Claim(
         "MACs and energy in PyTorch",
@@ -80,30 +78,20 @@ CLAIMS = (
 
 
 def claims(frame: pd.DataFrame | None) -> str:
-    """What the projects report beside the rows here that come nearest, as an HTML table."""
+    """What the projects report, below it the rows here that come nearest, and how far that can be compared."""
     if frame is None:
         return NOTHING
-    known, lines = by_source(frame), []
+    known, parts = by_source(frame), []
     for claim in CLAIMS:
-        rows = find(known, claim.sources, claim.project)
-        ours = "<br>".join(f"{_told(row)} {cited([row])}" for row in rows)
-        cells = (escape(claim.figures), ours, _code(claim.note))
-        told = "".join(f"<td>{cell}</td>" for cell in cells)
-        lines.append(f'<tr><th scope="row">{escape(claim.project)}: {_code(claim.network)}</th>{told}</tr>')
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Project", "It reports", "Here", "How far comparable"))
-    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
-    return raw_html(f'<table class="edgelab-table edgelab-claims">{body}</table>')
-
-
-def _code(text: str) -> str:
-    """`text` escaped, with what stands between backquotes as code."""
-    pieces = escape(text).split("`")
-    return "".join(f"<code>{piece}</code>" if index % 2 else piece for index, piece in enumerate(pieces))
+        ours = "; ".join(f"{_told(row)} {cited([row])}" for row in find(known, claim.sources, claim.project))
+        about = (f"*Reported:* {claim.figures}.", f"*Here:* {ours}.", f"*How near:* {claim.note}.")
+        parts.append(f"**{claim.project}**: {claim.network}\n\n" + "\n".join(f"- {line}" for line in about))
+    return "\n\n".join(parts)
 
 
 def _told(row: Row) -> str:
     return (
-        f"{escape(row['model'])}, {escape(row['technique'])}: {percent(row)} on {escape(row['data'])}, "
-        f"{row['bytes'] / 1e6:.3g} MB, {row['effective_macs'] / 1e6:.2f} M MACs on non-zero weights, energy "
-        f"{row['relative_energy']:.2f}, {row['latency_ms']:.2f} ms"
+        f"`{row['model']}`, `{row['technique']}`: {percent(row)} on `{row['data']}`, {row['bytes'] / 1e6:.3g} MB, "
+        f"{row['effective_macs'] / 1e6:.2f} M MACs on non-zero weights, energy {row['relative_energy']:.2f}, "
+        f"{row['latency_ms']:.2f} ms"
     )
