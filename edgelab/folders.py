@@ -6,28 +6,45 @@ import io
 import os
 import shutil
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from edgelab import _images
+from edgelab._dataset import Split
 from edgelab.errors import EdgelabError
 from edgelab.files import atomic_path
 
 MARK = ".made-by-edgelab"
 
 
-def write(pictures: Mapping[str, np.ndarray], folder: Path | str) -> Path:
-    """Write `pictures`, {name such as "cat/001.png": uint8 (height, width, 3)}, into `folder` and return it.
+def pictures(split: Split, class_names: Sequence[str], most: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
+    """The images of `split` under names for `write`: "cat/000.png" and so on, numbered within their class.
 
-    The suffix decides: .png keeps the pixels, .jpg does not. The same pictures give the same files, so that nothing
+    With `most`, {class: number}, at most so many of each class, and none of classes that are not in it.
+    """
+    numbered: Counter[str] = Counter()
+    found = {}
+    for image, label in zip(split.images, split.labels, strict=True):
+        name = class_names[label]
+        if most is None or numbered[name] < most.get(name, 0):
+            found[f"{name}/{numbered[name]:03}.png"] = image
+        numbered[name] += 1
+    return found
+
+
+def write(images: Mapping[str, np.ndarray], folder: Path | str) -> Path:
+    """Write `images`, {name such as "cat/001.png": uint8 (height, width, 3)}, into `folder` and return it.
+
+    The suffix decides: .png keeps the pixels, .jpg does not. The same images give the same files, so that nothing
     made of them has to be made again. Raises EdgelabError where `folder` is there and was not written by this function.
     """
     from PIL import Image
 
     def encoded() -> Iterable[tuple[str, bytes]]:
-        for name, pixels in pictures.items():
+        for name, pixels in images.items():
             stream = io.BytesIO()
             Image.fromarray(pixels).save(stream, Image.registered_extensions()[Path(name).suffix.lower()])
             yield name, stream.getvalue()

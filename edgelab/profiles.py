@@ -38,6 +38,15 @@ def one_cycle(progress: float, warm_up: float = 0.2) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
 
 
+def fitted(recipe: Recipe, images: int, seen: int, batch: int, flip: bool) -> Recipe:
+    """`recipe` for a data set of another size: so many epochs that about `seen` images are looked at, one at least.
+
+    The rate goes with the `batch`, so that an epoch moves the weights as far (Goyal et al. 2017, arXiv:1706.02677).
+    """
+    epochs, rate = max(1, round(seen / images)), recipe.peak_rate * batch / recipe.batch
+    return replace(recipe, epochs=epochs, batch=batch, peak_rate=rate, flip=flip)
+
+
 def is_best(score: float, history: Sequence[Mapping[str, float]], recipe: Recipe, counts_from: float = 0.0) -> bool:
     """Whether the epoch after those in `history` is the best so far with a validation accuracy of `score`.
 

@@ -250,6 +250,14 @@ class TestFigure:
 
 
 class TestFolders:
+    def test_images_of_a_split_come_back_in_their_classes(self, tmp_path: Path) -> None:
+        split = data.Split(np.stack(list(clean(4).values())), np.arange(8) % 2)
+        named = folders.pictures(split, ("a", "b"))
+        assert list(named) == [f"{label}/00{i}.png" for i in range(4) for label in "ab"]
+        assert list(folders.pictures(split, ("a", "b"), {"b": 2})) == ["b/000.png", "b/001.png"]
+        read = data.load_whole(folders.write(named, tmp_path / "set")).test
+        assert np.array_equal(read.images, np.concatenate([split.images[::2], split.images[1::2]]))
+
     def test_the_same_pictures_give_the_same_data_set_without_decoding_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -85,3 +85,10 @@ def test_a_recipe_cannot_be_changed_in_place() -> None:
     """Recipes are shared between profiles."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         profiles.get("ci").recipes["resnet8"].epochs = 5
+
+
+def test_a_recipe_is_fitted_to_the_number_of_images() -> None:
+    usual = profiles.Recipe(epochs=40, batch=128, peak_rate=0.2, crop=2, flip=True)
+    few = profiles.fitted(usual, 500, 5_200, batch=32, flip=False)
+    assert (few.epochs, few.batch, few.peak_rate, few.flip, few.crop) == (10, 32, 0.05, False, 2)
+    assert profiles.fitted(usual, 75_000, 5_000, batch=128, flip=True) == profiles.replace(usual, epochs=1)

@@ -99,3 +99,17 @@ def test_training_resumes(few: data.Dataset, tmp_path: Path, monkeypatch: pytest
     assert [row["epoch"] for row in history] == [1, 2]
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, parts.state_dict()[name]), name
+
+
+def test_a_mobilenet_is_trained_in_int8_and_its_file_answers_as_it_does(few: data.Dataset, tmp_path: Path) -> None:
+    """Hard swish and squeeze-and-excite survive the way into an .onnx file."""
+    recipe = replace(RECIPE, epochs=8, peak_rate=0.08)
+    start = zoo.load_or_train("mobilenet_v3_small_25", few, recipe)
+    made = combining.load_or_quantize(start, Distilled(Distillation()), few, RECIPE, [start])
+    prepared = qat.restore(made)
+    file = artifact.save(qat.convert_int8(prepared), tmp_path / "x.onnx")
+    images = few.test.images[:100]
+    expected, answers = train.logits(prepared, images), file.predict(images)
+    assert expected.std() > 0.1
+    assert np.abs(answers - expected).max() < 0.1 * np.abs(expected).max()
+    assert layer_table(file.path).parameters > 200_000

@@ -81,3 +81,12 @@ def test_weights_that_do_not_fit() -> None:
     del arrays["stem.bn.running_var"]
     with pytest.raises(EdgelabError, match=r"at 'stem.bn.running_var': expected \(16,\), got nothing"):
         models.from_arrays(network, arrays)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("mobilenet_v3_small_25", 250_978), ("mobilenet_v3_small_50", 576_770)]
+)
+def test_the_students_have_the_size_of_those_of_keras(name: str, parameters: int) -> None:
+    network = models.build(name, 2)
+    assert network(torch.zeros(3, 3, 32, 32)).shape == (3, 2)
+    assert sum(array.size for array in models.to_arrays(network).values()) == parameters

@@ -136,6 +136,23 @@ def test_students_of_keras_applications(name: str, parameters: int) -> None:
     assert {layer.momentum for layer in network.layers if hasattr(layer, "momentum")} == {0.9}
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v3_small_25", "mobilenet_v3_small_50"])
+def test_mobilenets_compute_the_same_in_pytorch(name: str, tiny: Dataset) -> None:
+    from edgelab.pytorch import models as torch_models
+    from edgelab.pytorch import train as torch_train
+
+    network, rng = distillation.student(name, 3), np.random.default_rng(0)
+    arrays = {
+        key: np.asarray(array + rng.uniform(0, 0.3, array.shape), np.float32)
+        for key, array in models.to_arrays(network).items()
+    }
+    images = tiny.test.images[:20]
+    in_keras = train.logits(models.from_arrays(network, arrays), images)
+    in_torch = torch_train.logits(torch_models.from_arrays(torch_models.build(name, 3), arrays), images)
+    assert in_keras.std(0).min() > 0
+    assert np.abs(in_torch - in_keras).max() < 1e-4 * np.abs(in_keras).max()
+
+
 def test_a_mobilenet_learns_from_a_network_of_the_course(
     tiny: Dataset, teachers: list[zoo.Checkpoint], tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""The course's three networks in PyTorch: NCHW float32 in [-1, 1) in, logits out.
+"""The course's networks in PyTorch: NCHW float32 in [-1, 1) in, logits out.
 
 Layer names are the same in `edgelab.tensorflow.models`, so that weights trained here can be copied there by name.
 Convolutions have no bias where BatchNorm follows; the order is always Conv -> BatchNorm -> ReLU.
@@ -7,6 +7,7 @@ Convolutions have no bias where BatchNorm follows; the order is always Conv -> B
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from edgelab.errors import EdgelabError
 from edgelab.networks import DS_CNN_BLOCKS
+from edgelab.pytorch._mobilenet import MobileNetV3Small
 from edgelab.weights import check_fit
 
 
@@ -120,6 +122,11 @@ class DSCNN(nn.Module):
 
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {"plain_cnn": PlainCNN, "resnet8": ResNet8, "ds_cnn": DSCNN}
+STUDENTS: dict[str, Callable[[int], nn.Module]] = {
+    "mobilenet_v3_small_25": partial(MobileNetV3Small, width=0.25),
+    "mobilenet_v3_small_50": partial(MobileNetV3Small, width=0.5),
+}
+"""Networks beside the course's three, which are built to be taught."""
 
 
 def build(name: str, classes: int = 10, seed: int = 0) -> nn.Module:
@@ -127,11 +134,12 @@ def build(name: str, classes: int = 10, seed: int = 0) -> nn.Module:
 
     Raises EdgelabError for an unknown name.
     """
-    if name not in MODELS:
+    makers = MODELS | STUDENTS
+    if name not in makers:
         raise EdgelabError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MODELS[name](classes)
+        model = makers[name](classes)
     return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 

@@ -7,7 +7,7 @@ quantization-aware training recognises.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import tf_keras as keras
@@ -108,13 +108,20 @@ AXES = {"depthwise_kernel": (2, 3, 0, 1), "kernel": (3, 2, 0, 1)}
 
 def _pairs(model: keras.Model) -> dict[str, tuple[layers.Layer, str]]:
     """PyTorch's name of every weight -> (the Keras layer, the layer's attribute)."""
-    found = {}
+    found, known = {}, {layer.name for layer in model.layers}
     for layer in model.layers:
         names = next((names for kind, names in WEIGHTS.items() if isinstance(layer, kind)), {})
         for ours, theirs in names.items():
             if getattr(layer, theirs, None) is not None:
-                found[f"{layer.name.replace('/', '.')}.{ours}"] = (layer, theirs)
+                found[f"{_torch_name(layer.name, known)}.{ours}"] = (layer, theirs)
     return found
+
+
+def _torch_name(name: str, others: Collection[str]) -> str:
+    """PyTorch's name of a layer: of a convolution "x" with "x/BatchNorm", as MobileNetV3 has them, x.conv and x.bn."""
+    if f"{name}/BatchNorm" in others:
+        name = f"{name}/conv"
+    return name.removesuffix("BatchNorm").replace("/", ".") + ("bn" if name.endswith("/BatchNorm") else "")
 
 
 def _flattened(layer: layers.Layer) -> tuple[int, int, int] | None:

@@ -59,7 +59,7 @@ def prepare_int8(model: keras.Model) -> keras.Model:
     try:
         with quiet():
             return quantize_model(model)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, AttributeError, TypeError) as error:  # the last two by layers made of operators
         raise EdgelabError(f"TFMOT cannot quantize {model.name!r} ({first_line(error)})") from error
 
 
