@@ -112,6 +112,8 @@ def check_parameters(notebook: Path, profile: str, given: Mapping[str, str]) -> 
             known = ", ".join(sorted(declared)) or "none at all (no cell is tagged 'parameters')"
             raise EdgelabError(f"{notebook.stem} has no parameter {name!r}: it has {known}")
     values = {name: _value(notebook.stem, name, text, declared[name]) for name, text in given.items()}
+    if values.get("folder"):  # notebooks run in their own folder: a path holds from where the command was given
+        values["folder"] = str(Path(values["folder"]).expanduser().absolute())
     return {"profile": profile, **values}
 
 
