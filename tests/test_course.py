@@ -146,6 +146,14 @@ def test_a_wrong_parameter_is_refused(root: Path, name: str, text: str, message:
         course.check_parameters(root / "notebooks" / "00_start.ipynb", "ci", {name: text})
 
 
+def test_a_folder_holds_from_where_the_command_is_given(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = write_notebook(root / "notebooks" / "02_own.ipynb", parameters='profile = "ci"\nfolder = ""')
+    monkeypatch.chdir(root)
+    assert course.check_parameters(notebook, "ci", {"folder": "my/rice"})["folder"] == str(root / "my" / "rice")
+    assert course.check_parameters(notebook, "ci", {"folder": "~/x"})["folder"] == str(Path.home() / "x")
+    assert course.check_parameters(notebook, "ci", {"folder": ""})["folder"] == ""
+
+
 def test_a_notebook_without_parameters_and_a_broken_one_are_refused(root: Path) -> None:
     bare = root / "notebooks" / "02_bare.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")], metadata=METADATA), bare)
@@ -168,14 +176,6 @@ def test_a_notebook_without_parameters_and_a_broken_one_are_refused(root: Path) 
         (["-p", "epochs"], "edgelab: expected -p NAME VALUE, got 'epochs' alone"),
     ],
 )
-def test_a_folder_holds_from_where_the_command_is_given(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    notebook = write_notebook(root / "notebooks" / "02_own.ipynb", parameters='profile = "ci"\nfolder = ""')
-    monkeypatch.chdir(root)
-    assert course.check_parameters(notebook, "ci", {"folder": "my/rice"})["folder"] == str(root / "my" / "rice")
-    assert course.check_parameters(notebook, "ci", {"folder": "~/x"})["folder"] == str(Path.home() / "x")
-    assert course.check_parameters(notebook, "ci", {"folder": ""})["folder"] == ""
-
-
 def test_a_mistake_is_one_line_and_nothing_runs(root: Path, arguments: list[str], line: str) -> None:
     status, out, err = outcome("run", *arguments)
     assert (status, out, err) == (1, "", line + "\n")
