@@ -89,19 +89,13 @@ def test_the_arena_suffices_and_less_does_not(int8: Path, wanted: micro.Needs) -
 @needs_runtime
 @pytest.mark.parametrize("shipped", [False, True])
 def test_tensorflow_lite_micro_agrees_with_litert(int8: Path, shipped: bool) -> None:
-    from tflite_micro.python.tflite_micro.runtime import Interpreter
-
     path = predict.SHIPPED if shipped else int8
     file = artifact.load(path)
     source, result = file.ports()
     expected = np.rint(file.predict(IMAGES) / result.scale + result.zero_point)
-    interpreter, got = Interpreter.from_file(str(path), arena_size=micro.needs(path).arena), []
-    for image in IMAGES:
-        interpreter.set_input(source.of_pixels()[image][None], 0)
-        interpreter.invoke()
-        got.append(interpreter.get_output(0)[0].astype(int))
-    apart = np.abs(np.array(got) - expected).max()
-    assert apart <= 4 and apart < np.std(expected, axis=0).mean(), "near, and nearer than two images are"
+    got = micro.run(micro.needs(path), source.of_pixels()[IMAGES]).astype(int)
+    apart = np.abs(got - expected).max()
+    assert apart <= 8 and apart < np.std(expected, axis=0).mean(), "near, and nearer than two images are"
     sure = np.diff(np.sort(expected, axis=1)[:, -2:]).ravel() > 2 * apart
     assert np.array_equal(np.argmax(got, 1)[sure], expected.argmax(1)[sure])
     assert sure.mean() > 0.2
@@ -140,6 +134,8 @@ def test_without_the_runtime_the_activations_are_a_bound(int8: Path, monkeypatch
     found = micro.needs(int8)
     assert found.arena == memory.peak_activations(int8).bytes
     assert found.arena_by.startswith("at least: the activations alone")
+    with pytest.raises(EdgelabError, match=r"^small\.tflite: running it needs the package tflite-micro"):
+        micro.run(found, IMAGES)
 
 
 def test_a_float_file_needs_four_times_the_arena_but_is_no_sketch(tmp_path: Path, wanted: micro.Needs) -> None:

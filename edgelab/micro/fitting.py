@@ -28,6 +28,7 @@ from edgelab.micro.operators import adders
 from edgelab.micro.targets import BOARDS, Board
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 ALL_KERNELS = 164_818
@@ -217,6 +218,24 @@ def in_words(wanted: Needs, found: Sequence[Fit]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def run(wanted: Needs, inputs: np.ndarray) -> np.ndarray:
+    """What TensorFlow Lite Micro's own interpreter gives for `inputs`, values as the file takes them, one at a time.
+
+    The arena has just the bytes that `wanted` says. Raises EdgelabError where the package tflite-micro is missing.
+    """
+    if not memory.has_runtime():
+        raise EdgelabError(f"{wanted.path.name}: running it needs the package tflite-micro, for Linux on x86-64")
+    import numpy as np
+    from tflite_micro.python.tflite_micro.runtime import Interpreter
+
+    interpreter, answers = Interpreter.from_file(str(wanted.path), arena_size=wanted.arena), []
+    for one in inputs:
+        interpreter.set_input(one[None], 0)
+        interpreter.invoke()
+        answers.append(interpreter.get_output(0)[0])
+    return np.array(answers)
 
 
 def check_int8(wanted: Needs) -> None:
