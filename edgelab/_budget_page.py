@@ -187,7 +187,7 @@ def _measures(page: Page) -> str:
     if row.get("accuracy") is not None:
         low, high = 100 * row["accuracy_low"], 100 * row["accuracy_high"]
         told = f"{100 * row['accuracy']:.2f} % ({low:.2f} to {high:.2f})"
-        where = f"{row['n_test']:,} test images of {row['data']}"
+        where = f"{row['n_test']:,} images of {row['data']}"
         rows.append(("accuracy", told, f"share of {where} put into the right class; in brackets the 95 % interval"))
     add("file", "bytes", ",", "bytes", "on disk, and in flash")
     add("file after gzip", "gzip_bytes", ",", "bytes", "level 9: what an update over the air would send")

@@ -228,6 +228,35 @@ def micro_command(
             typer.echo(f"\n{micro.write(files, output)}: {', '.join(files)}")
 
 
+@app.command("budget")
+def budget_command(
+    model: Annotated[str, typer.Argument(help="A .tflite or .onnx file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .html file to write; replaced if it is there.")],
+    flash: Annotated[str | None, typer.Option(metavar="BYTES", help="At most: such as 256k or 1M.")] = None,
+    ram: Annotated[str | None, typer.Option(metavar="BYTES", help="At most, for activations or arena.")] = None,
+    energy: Annotated[float | None, typer.Option(metavar="UJ", help="At most, estimated for an image.")] = None,
+    accuracy: Annotated[float | None, typer.Option(help="At least, such as 0.8, with 95 % confidence.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits, cifar10, cifar10-jpeg, or an image folder or archive; by default what fits."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many images: a fixed sample with all classes.")] = None,
+) -> None:
+    """Judge a model file by a device's limits; status 1 if it fails."""
+    with _one_line(2, "interrupted: nothing was written"):
+        from edgelab import budget
+
+        flash_bytes = None if flash is None else budget.parse_bytes(flash, "--flash")
+        ram_bytes = None if ram is None else budget.parse_bytes(ram, "--ram")
+        limits = budget.Budget(flash_bytes, ram_bytes, energy, accuracy)
+        checks = budget.of_file(model, limits, output, data, limit)
+        typer.echo(
+            "\n".join([*(check.in_words() for check in checks), "", budget.verdict(checks), f"report: {output}"])
+        )
+        if not all(check.met for check in checks):
+            raise typer.Exit(1)
+
+
 def _image_size(text: str) -> tuple[int, int, int]:
     """Height, width and channels from such as "32x32x3"."""
     sizes = text.lower().split("x")

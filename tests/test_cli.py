@@ -77,7 +77,10 @@ def test_help_lists_the_commands(
 ) -> None:
     assert main(monkeypatch, option) == 0
     out = capsys.readouterr().out
-    assert all(f"\n  {command} " in out for command in ("run", "book", "measure", "macs", "predict", "export", "micro"))
+    assert all(
+        f"\n  {command} " in out
+        for command in ("run", "book", "measure", "macs", "predict", "export", "micro", "budget")
+    )
     assert "..." not in out.partition("Commands:")[2], "every command's line fits"
 
 

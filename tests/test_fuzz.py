@@ -250,6 +250,18 @@ def test_damaged_files_through_the_micro_command(tmp_path: Path) -> None:
     assert codes[2] > 5 and len(files) > 8
 
 
+def test_damaged_files_through_the_budget_command(tmp_path: Path) -> None:
+    images = picture_folder(tmp_path / "images")
+    for path in [*damaged(tmp_path, 7, 60)][::10]:
+        page = tmp_path / f"{path.stem}.html"
+        done = edgelab("budget", str(path), "--flash", "1k", "--data", str(images), "-o", str(page))
+        assert done.returncode in (0, 1, 2) and "Traceback" not in done.stderr, path.name
+        if done.returncode == 2:
+            assert done.stdout == "" and len(done.stderr.splitlines()) == 1, (path.name, done.stderr)
+            assert path.name in done.stderr and ": unexpected " not in done.stderr
+        assert page.exists() == (done.returncode < 2)
+
+
 def labelled(folder: Path) -> list[Path]:
     """Files with class names and metadata inside."""
     files = [tflite_file(folder / "named.tflite", "int8"), onnx_file(folder / "named.onnx")]
