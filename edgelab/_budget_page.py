@@ -59,7 +59,8 @@ summary { cursor: pointer; font-size: .875rem; }
   .wide thead { display: none; } .wide tr, .wide th, .wide td { display: block; border: 0; padding: 0; }
   .wide tr { border-bottom: 1px solid var(--line); padding: .4rem 0; }
   .layers :is(th, td):is(:nth-child(2), :nth-child(3)) { display: none; } .wide td:last-child { color: var(--soft); }
-  .boards :is(tr, th, td) { white-space: normal; } .facts tbody th { width: 6.5rem; white-space: normal; }
+  .boards :is(th, td):is(:nth-child(2), :nth-child(3)) { display: none; } .layers table { font-size: .78rem; }
+  .facts tbody th { width: 6.5rem; white-space: normal; }
   th, td { padding-right: .5rem; } }
 @media print { @page { margin: 13mm; } html { font-size: 11px; } body { max-width: none; padding: 0; font-size: 11px; }
   h2 { margin-top: 1rem; break-after: avoid; } .check, figure, tr { break-inside: avoid; } details { display: none; }

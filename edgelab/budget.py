@@ -140,7 +140,7 @@ def _accuracy(row: Row, limit: float) -> Check:
     note = ""
     if low is not None and value is not None and low < limit <= value:
         point = f"{POINT * value:.2f} % of {row['n_test']:,} images"
-        note = f"the point estimate, {point}, would pass, but with so many images that can be chance"
+        note = f"the point estimate, {point}, would pass, but that alone can be chance"
     measured = None if low is None else POINT * low
     how = "the lower end of the 95 % interval"
     return Check("accuracy", "%", POINT * limit, measured, how, at_most=False, note=note)
