@@ -232,8 +232,8 @@ def micro_command(
 def budget_command(
     model: Annotated[str, typer.Argument(help="A .tflite or .onnx file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .html file to write; replaced if it is there.")],
-    flash: Annotated[str | None, typer.Option(metavar="BYTES", help="At most: such as 256k or 1M.")] = None,
-    ram: Annotated[str | None, typer.Option(metavar="BYTES", help="At most, for activations or arena.")] = None,
+    flash: Annotated[str | None, typer.Option(metavar="BYTES", help="At most, for the model file alone: 256k, 1M.")] = None,
+    ram: Annotated[str | None, typer.Option(metavar="BYTES", help="At most, for the arena (.tflite) or activations.")] = None,
     energy: Annotated[float | None, typer.Option(metavar="UJ", help="At most, estimated for an image.")] = None,
     accuracy: Annotated[float | None, typer.Option(help="At least, such as 0.8, with 95 % confidence.")] = None,
     data: Annotated[
@@ -242,7 +242,7 @@ def budget_command(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many images: a fixed sample with all classes.")] = None,
 ) -> None:
-    """Judge a model file by a device's limits; status 1 if it fails."""
+    """Judge a model file by limits; status 1 if it fails. `edgelab micro` adds what a runtime takes."""
     with _one_line(2, "interrupted: nothing was written"):
         from edgelab import budget
 

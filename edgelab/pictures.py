@@ -8,12 +8,12 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgelab._images import IMAGES, MAX_IMAGE, on_white, one_line, resized
 from edgelab.errors import EdgelabError
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "MPO")  # what is read by no other program
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF")  # what is read by no other program
 SUFFIXES = (*IMAGES, ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 LARGEST = 1024
 
@@ -38,6 +38,8 @@ def read(
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as many pixels are an error
             with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image:
                 upright = _in_rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError:
+        raise EdgelabError(f"{path} is no image that can be read: expected {', '.join(FORMATS)}") from None
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
     except Exception as error:
         raise EdgelabError(f"cannot read the image {path} ({one_line(error)[:160]}): mend or remove it") from error

@@ -153,7 +153,7 @@ def fit(path: Path | str | Needs, board: Board) -> Fit:
     short = [f"{board.bits}-bit processor"] if board.bits < 32 else []
     tight = []
     if wanted.arena > board.ram:
-        short.append(f"RAM short by {wanted.arena - board.ram:,} bytes")
+        short.append(f"RAM short by {wanted.ram - board.ram:,} bytes")
     elif wanted.arena > board.block:
         short.append(f"largest block of RAM short by {wanted.arena - board.block:,} bytes")
     elif over := max(wanted.ram - board.ram, wanted.arena_bytes - board.block, 0):
