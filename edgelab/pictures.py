@@ -39,7 +39,8 @@ def read(
             with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image:
                 upright = _in_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
-        raise EdgelabError(f"{path} is no image that can be read: expected {', '.join(FORMATS)}") from None
+        kinds = ", ".join(FORMATS)
+        raise EdgelabError(f"cannot read the image {path} (none of {kinds}): mend or remove it") from None
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
     except Exception as error:
         raise EdgelabError(f"cannot read the image {path} ({one_line(error)[:160]}): mend or remove it") from error
