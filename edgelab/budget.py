@@ -103,7 +103,9 @@ class Check:
         """One line: what was measured, the limit, and by how much."""
         measured = "not measured" if self.measured is None else self.told(self.measured)
         mark, bound = "met" if self.met else "NOT MET", "at most" if self.at_most else "at least"
-        words = f"{self.name:<9}{mark:<8} {measured} ({self.how}), {bound} {self.told(self.limit)}: {self.by_how_much()}"
+        words = (
+            f"{self.name:<9}{mark:<8} {measured} ({self.how}), {bound} {self.told(self.limit)}: {self.by_how_much()}"
+        )
         return f"{words}; {self.note}" if self.note else words
 
     def told(self, value: float) -> str:

@@ -232,8 +232,12 @@ def micro_command(
 def budget_command(
     model: Annotated[str, typer.Argument(help="A .tflite or .onnx file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .html file to write; replaced if it is there.")],
-    flash: Annotated[str | None, typer.Option(metavar="BYTES", help="At most, for the model file alone: 256k, 1M.")] = None,
-    ram: Annotated[str | None, typer.Option(metavar="BYTES", help="At most, for the arena (.tflite) or activations.")] = None,
+    flash: Annotated[
+        str | None, typer.Option(metavar="BYTES", help="At most, for the model file alone: 256k, 1M.")
+    ] = None,
+    ram: Annotated[
+        str | None, typer.Option(metavar="BYTES", help="At most, for the arena (.tflite) or activations.")
+    ] = None,
     energy: Annotated[float | None, typer.Option(metavar="UJ", help="At most, estimated for an image.")] = None,
     accuracy: Annotated[float | None, typer.Option(help="At least, such as 0.8, with 95 % confidence.")] = None,
     data: Annotated[

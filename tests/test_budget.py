@@ -103,7 +103,11 @@ def test_what_was_not_measured_keeps_no_limit():
     checks = judge(replace(RECORD, energy_uj=None), ENOUGH)
     assert [check.name for check in checks if not check.met] == ["energy"]
     assert budget.verdict(checks).endswith("energy not measured.")
-    assert judge({}, Budget(flash_bytes=1))[0].in_words().startswith("flash    NOT MET  not measured (the model file, without runtime), at most 1 bytes")
+    assert (
+        judge({}, Budget(flash_bytes=1))[0]
+        .in_words()
+        .startswith("flash    NOT MET  not measured (the model file, without runtime), at most 1 bytes")
+    )
 
 
 def test_limits_that_are_not_given_are_not_judged_and_rows_do_as_well_as_records():

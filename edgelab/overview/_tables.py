@@ -60,9 +60,8 @@ def _table(rows: Rows, known: Mapping[Source, Row]) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in (*heads, "Time, of the baseline's"))
     body = "".join(_line(row, known) for row in rows)
     table = f'<table class="edgelab-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return raw_html(
-        f'<div class="edgelab-scroll edgelab-wide" tabindex="0" role="region" aria-label="{rows[0]["model"]}">{table}</div>'
-    )
+    frame = f'class="edgelab-scroll edgelab-wide" tabindex="0" role="region" aria-label="{rows[0]["model"]}"'
+    return raw_html(f"<div {frame}>{table}</div>")
 
 
 def _line(row: Row, known: Mapping[Source, Row]) -> str:
@@ -98,7 +97,9 @@ def fronts(frame: pd.DataFrame | None) -> str:
             f"{100 * row['accuracy']:.2f} {cited([row])}"
             for row in chosen
         )
-        lines.append(f'<tr><th scope="row" class="name">{name}</th><td class="number">{len(chosen)}</td><td>{told}</td></tr>')
+        lines.append(
+            f'<tr><th scope="row" class="name">{name}</th><td class="number">{len(chosen)}</td><td>{told}</td></tr>'
+        )
     head = '<tr><th scope="col">Cost</th><th scope="col">Files</th><th scope="col">The front, accuracy in %</th></tr>'
     return raw_html(f'<table class="edgelab-table"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>')
 
