@@ -115,4 +115,4 @@ def test_the_error_of_the_energy_is_that_of_the_check_against_boards() -> None:
     from edgelab import boards
 
     found = boards.summarise(boards.check_against_boards())["all"]
-    assert f"off by {100 * found['estimate']:.0f} %" in overview.energy_error()
+    assert f"{100 * found['estimate']:.0f} % for this estimate" in overview.energy_error()

@@ -81,19 +81,44 @@ ADVICE = (
         (
             keras(PRUNING, "plain_cnn", "baseline"),
             keras(PRUNING, "plain_cnn", "structured_pruning_2x"),
+            keras(PRUNING, "resnet8", "baseline"),
+            keras(PRUNING, "resnet8", "structured_pruning_2x"),
             keras(PRUNING, "plain_cnn", "magnitude_pruning_50"),
         ),
-        lambda dense, narrow, zeros: (
-            f"Remove channels. At {_times(dense, narrow, 'macs'):.2f} times fewer MACs the network took "
-            f"{_times(narrow, dense, 'latency_ms'):.2f} of the time in the same run ({narrow['latency_on']}) and has "
-            f"{percent(narrow)} instead of {percent(dense)}. Single zeros do not help: half of the weights at "
-            "zero took "
-            f"{_times(zeros, dense, 'latency_ms'):.2f} of the time."
+        lambda dense, narrow, residual, thin, zeros: (
+            f"Remove channels, if there are many. At {_times(dense, narrow, 'macs'):.2f} times fewer MACs "
+            "`plain_cnn` took "
+            f"{_times(narrow, dense, 'latency_ms'):.2f} of the time and has {percent(narrow)} instead of "
+            f"{percent(dense)}; `resnet8`, whose layers are thin already, took "
+            f"{_times(thin, residual, 'latency_ms'):.2f} of the time, each in one run ({narrow['latency_on']}). Single "
+            f"zeros change nothing: with half of the weights at zero all {zeros['macs'] / 1e6:.2f} million MACs "
+            "are done, "
+            "and times differ by chance."
         ),
-        lambda dense, narrow, zeros: (
-            narrow["latency_ms"] < 0.8 * dense["latency_ms"]
-            and zeros["latency_ms"] > 0.9 * dense["latency_ms"]
+        lambda dense, narrow, residual, thin, zeros: (
+            narrow["latency_ms"] < 0.8 * dense["latency_ms"] < dense["latency_ms"]
+            and thin["latency_ms"] > 0.9 * residual["latency_ms"]
+            and zeros["macs"] == dense["macs"]
             and narrow["accuracy"] < dense["accuracy"]
+        ),
+    ),
+    Advice(
+        "It must fit a microcontroller.",
+        (keras(PTQ, "resnet8", "baseline"), keras(PTQ, "resnet8", "ptq_int8"), keras(PTQ, "ds_cnn", "ptq_int8")),
+        lambda dense, int8, other: (
+            f"Quantize to int8: `resnet8` then has a file of {int8['bytes']:,} bytes and "
+            f"{int8['ram_bytes']:,.0f} bytes of "
+            f"activations, instead of {dense['bytes']:,} and {dense['ram_bytes']:,.0f}. Zeros save neither; "
+            "fewer channels "
+            "save both. The runtime comes on top: `edgelab micro FILE` counts it, and says which of fourteen "
+            "boards the "
+            f"file fits ([Deployment](../notebooks/08_deployment.ipynb)). `ds_cnn` has as many activations "
+            f"({other['ram_bytes']:,.0f} bytes), {percent(other)} instead of {percent(int8)}, and a larger file."
+        ),
+        lambda dense, int8, other: (
+            int8["ram_bytes"] * 4 == dense["ram_bytes"]
+            and other["bytes"] > int8["bytes"]
+            and other["ram_bytes"] == int8["ram_bytes"]
         ),
     ),
     Advice(
@@ -118,16 +143,17 @@ ADVICE = (
         ),
     ),
     Advice(
-        "Post-training quantization to int8 is accurate enough. Is quantization-aware training better?",
+        "Is quantization-aware training better than quantizing afterwards?",
         (
             torch(QAT, "plain_cnn", "ptq_int8"),
             torch(QAT, "plain_cnn", "qat_int8"),
             torch(QAT, "plain_cnn", "magnitude_pruning_0"),
         ),
         lambda after, aware, control: (
-            f"Not here: {percent(aware)} after, {percent(after)} without, and the float network, trained on as "
-            "long without "
-            f"any quantization, has {percent(control)}. At 8 bits the training helps, not the quantization in it."
+            f"At 8 bits hardly: {percent(aware)} against {percent(after)}, inside each other's intervals, and "
+            "the float "
+            f"network, trained on as long without any quantization, has {percent(control)}. "
+            "([Chapter 4](../notebooks/04_quantization_aware_training.ipynb) has the test for pairs.)"
         ),
         lambda after, aware, control: _overlap(after, aware) and control["accuracy"] >= aware["accuracy"],
     ),
