@@ -110,8 +110,11 @@ def energy_error() -> str:
 
     found = summarise(check_against_boards())["all"]
     return (
-        "How far off? For every board of MLPerf Tiny, each of its networks was predicted from the others measured there. "
-        f"The median error is {100 * found['estimate']:.0f} % for this estimate, {100 * found['macs']:.0f} % for MACs alone, "
-        f"and {100 * found['cost ratios']:.0f} % where the costs of operations and traffic are learnt from other boards. "
+        "How far off? For every board of MLPerf Tiny, each of its networks was predicted from the others "
+        "measured there. "
+        f"The median error is {100 * found['estimate']:.0f} % for this estimate, {100 * found['macs']:.0f} % "
+        "for MACs alone, "
+        f"and {100 * found['cost ratios']:.0f} % where the costs of operations and traffic are learnt from "
+        "other boards. "
         "So compare variants of one network by it, not networks; no board will show these microjoules."
     )
