@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BASELINE, PRUNING, PTQ = "01_baseline", "02_pruning", "03_post_training_quantization"
-QAT, COMBINING = "04_quantization_aware_training", "07_combining"
+QAT, DISTILLATION, COMBINING = "04_quantization_aware_training", "05_distillation", "07_combining"
+IMAGENET = "13_imagenet"
 NOTHING = "*No measurement has been published yet.*"
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
