@@ -212,10 +212,11 @@ ADVICE = (
             torch(COMBINING, "resnet8", "qat_int8_distillation_t1_alpha0_5"),
         ),
         lambda alone, taught, aware, hot, cool: (
-            f"Where there is much left to learn. After four epochs from nothing `resnet8` had {percent(alone)} by itself "
-            f"and {percent(taught)} under three teachers. In the quantization-aware training of a network that was "
-            f"trained already, {percent(aware)} without a teacher, one at temperature 4 cost accuracy ({percent(hot)}), "
-            f"and at temperature 1 with half of the weight it made no difference ({percent(cool)})."
+            "Where there is much left to learn. After four epochs from nothing `resnet8` had "
+            f"{percent(alone)} by itself and {percent(taught)} under three teachers. In the quantization-aware "
+            f"training of a network that was trained already, {percent(aware)} without a teacher, one at temperature 4 "
+            f"cost accuracy ({percent(hot)}), and at temperature 1 with half of the weight it made no difference "
+            f"({percent(cool)})."
         ),
         lambda alone, taught, aware, hot, cool: (
             taught["accuracy_low"] > alone["accuracy_high"]
