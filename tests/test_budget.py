@@ -6,10 +6,10 @@ import re
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_files import tflite_file
-from support import BROWSERS
 from test_fuzz import edgelab
 
 from edgelab import budget, labels, micro, report
@@ -245,22 +245,16 @@ def test_outputs_and_files_that_cannot_be_are_one_line(file: Path, tmp_path: Pat
     assert not (tmp_path / "page.html").exists()
 
 
-@pytest.mark.skipif(not any(map(__import__("shutil").which, BROWSERS)), reason="no browser here")
-def test_the_page_fits_wide_and_phone_wide_windows(file: Path, tmp_path: Path):
-    from playwright.sync_api import sync_playwright
-    from support import SWITCHES, browser_program
-
+def test_the_page_fits_wide_and_phone_wide_windows(file: Path, tmp_path: Path, browser: Any):
     page_of(file, tmp_path, design=Design("ds_cnn", speed_up=2, sparsity=0.5, teacher=True))
     asked: list[str] = []
-    with sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=browser_program(), args=list(SWITCHES))
-        for width in (1280, 390):
-            window = browser.new_page(viewport={"width": width, "height": 800})
-            window.on("request", lambda request: asked.append(request.url))
-            window.goto((tmp_path / "page.html").as_uri())
-            assert window.evaluate("document.documentElement.scrollWidth") == width
-            assert window.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
-        browser.close()
+    for width in (1280, 390):
+        window = browser.new_page(viewport={"width": width, "height": 800})
+        window.on("request", lambda request: asked.append(request.url))
+        window.goto((tmp_path / "page.html").as_uri())
+        assert window.evaluate("document.documentElement.scrollWidth") == width
+        assert window.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+        window.close()
     assert {url.split(":")[0] for url in asked} <= {"file", "data"}
 
 

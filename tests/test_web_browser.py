@@ -286,7 +286,7 @@ def test_the_chart_is_read_with_the_keyboard_and_the_mouse(chart: Any):
     assert tip.is_hidden()
     largest = max(range(len(DRAWN)), key=lambda index: DRAWN[index]["bytes"])
     chart.hover(f".point[data-row='{largest}']", force=True)
-    assert "plain_cnn" in tip.inner_text() and tip.is_visible()
+    assert DRAWN[largest]["model"] in tip.inner_text() and tip.is_visible()
     box, window = tip.bounding_box(), chart.viewport_size
     assert box["x"] >= 0 and box["x"] + box["width"] <= window["width"]
 
