@@ -9,6 +9,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PROFILE ?= full
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+# The longest run in `make book`; their outputs are compared every week, or by `make test LONG=`.
+LONG := $(foreach name,05_distillation 10_own_data 13_imagenet,notebooks/$(name).ipynb)
+COMPARED = $(filter-out $(LONG),$(NOTEBOOKS))
 # What is compared runs alike everywhere: on one thread (two notebooks at a time), without a GPU; TensorFlow is quiet.
 QUIET := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF_CPP_MIN_LOG_LEVEL=3 CUDA_VISIBLE_DEVICES=-1
 TWO := -n 2 --dist loadfile -q
@@ -50,13 +53,13 @@ lint: $(STAMP)  ## style, types and spelling
 	@echo "lint: codespell";    git ls-files -z | xargs -0 $(BIN)/codespell
 
 test: lint  ## all checks: lint, notebooks against their outputs, tests of the package and the book
-ifneq ($(NOTEBOOKS),)
+ifneq ($(COMPARED),)
 	@echo "test: notebooks against their outputs"
-	@$(QUIET) $(BIN)/python -m pytest --nbval notebooks $(TWO)
+	@$(QUIET) $(BIN)/python -m pytest --nbval $(COMPARED) $(TWO)
 endif
 	@echo "test: package and book"
 	@$(QUIET) $(BIN)/python -m pytest tests $(TWO)
-	@echo "make test: ruff, mypy, codespell,$(if $(NOTEBOOKS), $(words $(NOTEBOOKS)) notebooks,) and the tests above have passed"
+	@echo "make test: ruff, mypy, codespell,$(if $(COMPARED), $(words $(COMPARED)) of $(words $(NOTEBOOKS)) notebooks,) and the tests above have passed"
 
 clean:  ## remove what was built; .venv and the cache of data and checkpoints stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis edgelab.egg-info
