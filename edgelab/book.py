@@ -146,19 +146,18 @@ def comparison(records: Records) -> Figure | None:
     that several chapters have measured is shown once, as first measured.
     """
     frame = _ledger(records.published_ledger)
-    if frame is None or (baseline := _baseline(frame)).empty:
+    if frame is None or _baseline(frame).empty:
         return None
     from edgelab import plots
 
-    comparable = frame["data_fingerprint"].isin(baseline["data_fingerprint"]) & (frame["chapter"] >= BASELINE)
-    shown = frame[comparable].sort_values("chapter", kind="stable")
+    shown = web_pages.comparable(frame, BASELINE).sort_values("chapter", kind="stable")
     return plots.accuracy_against_size(shown.drop_duplicates(["model", "technique", "framework", "seed"]))
 
 
 def comparison_figure(records: Records) -> str:
     """The comparison as HTML, with alternative text and the table behind it."""
     figure = comparison(records)
-    return web_pages.raw_html(figure._repr_html_()) if figure else "*No measurement has been published yet.*"
+    return web_pages.raw_html(figure._repr_html_()) if figure else web_pages.NOTHING
 
 
 def _duration(seconds: float) -> str:

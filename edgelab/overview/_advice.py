@@ -11,7 +11,6 @@ from edgelab.overview._rows import (
     BASELINE,
     COMBINING,
     DISTILLATION,
-    NOTHING,
     PRUNING,
     PTQ,
     QAT,
@@ -24,6 +23,7 @@ from edgelab.overview._rows import (
     percent,
     torch,
 )
+from edgelab.web.pages import NOTHING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,11 +56,9 @@ ADVICE = (
             keras(BASELINE, "plain_cnn", "baseline"),
         ),
         lambda ds, resnet, plain: (
-            f"`ds_cnn`: the most accurate ({percent(ds)}, against {percent(resnet)} and {percent(plain)}) with "
-            "the fewest "
-            f"MACs ({ds['macs'] / 1e6:.1f} million). `plain_cnn` has {_times(plain, ds, 'bytes'):.1f} times its "
-            "bytes: choose "
-            "the architecture before you compress."
+            f"`ds_cnn`: the most accurate ({percent(ds)}, against {percent(resnet)} and {percent(plain)}) with the "
+            f"fewest MACs ({ds['macs'] / 1e6:.1f} million). `plain_cnn` has {_times(plain, ds, 'bytes'):.1f} times its "
+            "bytes: choose the architecture before you compress."
         ),
         lambda ds, resnet, plain: (
             ds["accuracy"] > max(resnet["accuracy"], plain["accuracy"])
@@ -87,14 +85,12 @@ ADVICE = (
             keras(PRUNING, "plain_cnn", "magnitude_pruning_50"),
         ),
         lambda dense, narrow, residual, thin, zeros: (
-            f"Remove channels, if there are many. At {_times(dense, narrow, 'macs'):.2f} times fewer MACs "
-            "`plain_cnn` took "
-            f"{_times(narrow, dense, 'latency_ms'):.2f} of the time and has {percent(narrow)} instead of "
+            f"Remove channels, if there are many. At {_times(dense, narrow, 'macs'):.2f} times fewer MACs `plain_cnn` "
+            f"took {_times(narrow, dense, 'latency_ms'):.2f} of the time and has {percent(narrow)} instead of "
             f"{percent(dense)}; `resnet8`, whose layers are thin already, took "
             f"{_times(thin, residual, 'latency_ms'):.2f} of the time, each in one run ({narrow['latency_on']}). Single "
-            f"zeros change nothing: with half of the weights at zero all {zeros['macs'] / 1e6:.2f} million MACs "
-            "are done, "
-            "and times differ by chance."
+            f"zeros change nothing: with half of the weights at zero all {zeros['macs'] / 1e6:.2f} million MACs are "
+            "done, and times differ by chance."
         ),
         lambda dense, narrow, residual, thin, zeros: (
             narrow["latency_ms"] < 0.8 * dense["latency_ms"] < dense["latency_ms"]
@@ -107,14 +103,12 @@ ADVICE = (
         "It must fit a microcontroller.",
         (keras(PTQ, "resnet8", "baseline"), keras(PTQ, "resnet8", "ptq_int8"), keras(PTQ, "ds_cnn", "ptq_int8")),
         lambda dense, int8, other: (
-            f"Quantize to int8: `resnet8` then has a file of {int8['bytes']:,} bytes and "
-            f"{int8['ram_bytes']:,.0f} bytes of "
-            f"activations, instead of {dense['bytes']:,} and {dense['ram_bytes']:,.0f}. Zeros save neither; "
-            "fewer channels "
-            "save both. The runtime comes on top: `edgelab micro FILE` counts it, and says which of fourteen "
-            "boards the "
-            f"file fits ([Deployment](../notebooks/08_deployment.ipynb)). `ds_cnn` has as many activations "
-            f"({other['ram_bytes']:,.0f} bytes), {percent(other)} instead of {percent(int8)}, and a larger file."
+            f"Quantize to int8: `resnet8` then has a file of {int8['bytes']:,} bytes and {int8['ram_bytes']:,.0f} "
+            f"bytes of activations, instead of {dense['bytes']:,} and {dense['ram_bytes']:,.0f}. Zeros save neither; "
+            "fewer channels save both. The runtime comes on top: `edgelab micro FILE` counts it, and says which of "
+            "fourteen boards the file fits ([Deployment](../notebooks/08_deployment.ipynb)). `ds_cnn` has as many "
+            f"activations ({other['ram_bytes']:,.0f} bytes), {percent(other)} instead of {percent(int8)}, and a larger "
+            "file."
         ),
         lambda dense, int8, other: (
             int8["ram_bytes"] * 4 == dense["ram_bytes"]
@@ -130,11 +124,10 @@ ADVICE = (
             keras(COMBINING, "plain_cnn", "pcqat"),
         ),
         lambda int8, zeros, shared: (
-            f"Prune before you quantize, and compress the file. With half of the weights at zero an int8 file is "
-            f"{_times(int8, zeros, 'gzip_bytes'):.1f} times smaller after gzip at {percent(zeros)}, with 16 "
-            "values a layer on "
-            f"top {_times(int8, shared, 'gzip_bytes'):.1f} times at {percent(shared)} ({percent(int8)} before). "
-            "Uncompressed, nothing is smaller."
+            "Prune before you quantize, and compress the file. With half of the weights at zero an int8 file is "
+            f"{_times(int8, zeros, 'gzip_bytes'):.1f} times smaller after gzip at {percent(zeros)}, with 16 values a "
+            f"layer on top {_times(int8, shared, 'gzip_bytes'):.1f} times at {percent(shared)} ({percent(int8)} "
+            "before). Uncompressed, nothing is smaller."
         ),
         lambda int8, zeros, shared: (
             zeros["gzip_bytes"] < 0.7 * int8["gzip_bytes"]
@@ -151,9 +144,8 @@ ADVICE = (
             torch(QAT, "plain_cnn", "magnitude_pruning_0"),
         ),
         lambda after, aware, control: (
-            f"At 8 bits hardly: {percent(aware)} against {percent(after)}, inside each other's intervals, and "
-            "the float "
-            f"network, trained on as long without any quantization, has {percent(control)}. "
+            f"At 8 bits hardly: {percent(aware)} against {percent(after)}, inside each other's intervals, and the "
+            f"float network, trained on as long without any quantization, has {percent(control)}. "
             "([Chapter 4](../notebooks/04_quantization_aware_training.ipynb) has the test for pairs.)"
         ),
         lambda after, aware, control: _overlap(after, aware) and control["accuracy"] >= aware["accuracy"],
@@ -169,12 +161,10 @@ ADVICE = (
         ),
         lambda ptq4, qat4, ptq2, qat2, dense: (
             f"Train for it, with learned step sizes: {percent(qat4)} with 4 bits and {percent(qat2)} with 2 "
-            f"({percent(dense)} "
-            f"in float32), where quantization after training leaves {percent(ptq4)} and {percent(ptq2)}. The "
-            "4-bit file is "
-            f"{_times(dense, qat4, 'bytes'):.1f} times smaller than float32 and takes "
-            f"{_times(qat4, dense, 'latency_ms'):.1f} "
-            f"times as long ({qat4['latency_on']}), which has no kernels for it."
+            f"({percent(dense)} in float32), where quantization after training leaves {percent(ptq4)} and "
+            f"{percent(ptq2)}. The 4-bit file is {_times(dense, qat4, 'bytes'):.1f} times smaller than float32 and "
+            f"takes {_times(qat4, dense, 'latency_ms'):.1f} times as long ({qat4['latency_on']}), which has no kernels "
+            "for it."
         ),
         lambda ptq4, qat4, ptq2, qat2, dense: (
             _overlap(qat4, dense)
@@ -187,9 +177,8 @@ ADVICE = (
         (torch(PTQ, "plain_cnn", "ptq_int8"), torch(PTQ, "plain_cnn", "ptq_int8_qnnpack")),
         lambda good, bad: (
             f"Very much: the same network has {percent(good)} through ONNX Runtime's static quantization and "
-            f"{percent(bad)} with PyTorch's QNNPACK settings, which use all eight bits of the weights, where "
-            "sums overflow "
-            f"in silence ({bad['latency_on']}). Measure the file you ship, where you ship it."
+            f"{percent(bad)} with PyTorch's QNNPACK settings, which use all eight bits of the weights, where sums "
+            f"overflow in silence ({bad['latency_on']}). Measure the file you ship, where you ship it."
         ),
         lambda good, bad: good["accuracy_low"] > bad["accuracy_high"],
     ),
@@ -197,8 +186,8 @@ ADVICE = (
         "How do I quantize for ONNX Runtime on a processor with AVX2 and no VNNI?",
         (torch(PTQ, "ds_cnn", "ptq_int8"), torch(PTQ, "ds_cnn", "ptq_int8_full_range")),
         lambda reduced, full: (
-            f"Quantize weights to seven bits (`reduce_range`): {percent(reduced)}, against {percent(full)} "
-            f"where all eight are used and sums overflow ({full['latency_on']})."
+            f"Quantize weights to seven bits (`reduce_range`): {percent(reduced)}, against {percent(full)} where all "
+            f"eight are used and sums overflow ({full['latency_on']})."
         ),
         lambda reduced, full: reduced["accuracy_low"] > full["accuracy_high"],
     ),
@@ -212,11 +201,10 @@ ADVICE = (
             torch(COMBINING, "resnet8", "qat_int8_distillation_t1_alpha0_5"),
         ),
         lambda alone, taught, aware, hot, cool: (
-            "Where there is much left to learn. After four epochs from nothing `resnet8` had "
-            f"{percent(alone)} by itself and {percent(taught)} under three teachers. In the quantization-aware "
-            f"training of a network that was trained already, {percent(aware)} without a teacher, one at temperature 4 "
-            f"cost accuracy ({percent(hot)}), and at temperature 1 with half of the weight it made no difference "
-            f"({percent(cool)})."
+            f"Where there is much left to learn. After four epochs from nothing `resnet8` had {percent(alone)} by "
+            f"itself and {percent(taught)} under three teachers. In the quantization-aware training of a network that "
+            f"was trained already, {percent(aware)} without a teacher, one at temperature 4 cost accuracy "
+            f"({percent(hot)}), and at temperature 1 with half of the weight it made no difference ({percent(cool)})."
         ),
         lambda alone, taught, aware, hot, cool: (
             taught["accuracy_low"] > alone["accuracy_high"]

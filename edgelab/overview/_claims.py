@@ -9,7 +9,6 @@ from edgelab.overview._rows import (
     BASELINE,
     COMBINING,
     IMAGENET,
-    NOTHING,
     PRUNING,
     PTQ,
     Row,
@@ -21,6 +20,7 @@ from edgelab.overview._rows import (
     percent,
     torch,
 )
+from edgelab.web.pages import NOTHING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,8 +46,8 @@ CLAIMS = (
         "a depthwise-separable CNN of unknown size",
         "about 4 times smaller, about 3 times faster, under 5 ms on a CPU",
         (keras(PTQ, "ds_cnn", "baseline"), keras(PTQ, "ds_cnn", "ptq_int8")),
-        "`ds_cnn` has 20 layers of few weights: what int8 does not shrink, tables and names, weighs more in a "
-        "small file",
+        "`ds_cnn` has 20 layers of few weights: what int8 does not shrink, tables and names, weighs more in a small "
+        "file",
     ),
     Claim(
         "MACs and energy in PyTorch",
@@ -68,24 +68,24 @@ CLAIMS = (
         "the same, half of the weights at zero, trained on",
         "80.74 %, 1.19 MB, 5.42 M MACs, energy 21.70",
         (torch(PRUNING, "plain_cnn", "magnitude_pruning_50"),),
-        "a file of half the size exists only after compression; and the largest layer loses most weights but "
-        "has few MACs",
+        "a file of half the size exists only after compression; and the largest layer loses most weights but has few "
+        "MACs",
     ),
     Claim(
         "a frozen MobileNetV2, quantized and pruned",
         "MobileNetV2 at 160 pixels with a new last layer, CIFAR-10",
         "81.47 %, quantized 79.44 %, pruned with retraining 53.81 %",
         (torch(IMAGENET, LITE0, "linear_head"), torch(IMAGENET, LITE0, "ptq_int8")),
-        "another network from ImageNet, frozen as well, at 96 pixels; "
-        "[chapter 13](../notebooks/13_imagenet.ipynb) makes the collapse again, step by step",
+        "another network from ImageNet, frozen as well, at 96 pixels; [chapter 13](../notebooks/13_imagenet.ipynb) "
+        "makes the collapse again, step by step",
     ),
     Claim(
         "ResNet50, pruned and quantized, as a teacher",
         "ResNet50 with a new last layer, and MobileNetV2 as its student",
         "about 245 MB, int8 about 23 MB, the student about 26 MB, about 2 times as fast",
         (),
-        "its ImageNet weights were not at hand; [chapter 13](../notebooks/13_imagenet.ipynb) has its sizes, "
-        "and [chapter 5](../notebooks/05_distillation.ipynb) what the student's say",
+        "its ImageNet weights were not at hand; [chapter 13](../notebooks/13_imagenet.ipynb) has its sizes, and "
+        "[chapter 5](../notebooks/05_distillation.ipynb) what the student's say",
     ),
     Claim(
         "ensemble distillation and QAT",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgelab.errors import EdgelabError
-from edgelab.web.pages import IDENTITY, measured_files
+from edgelab.web.pages import IDENTITY, comparable, measured_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 BASELINE, PRUNING, PTQ = "01_baseline", "02_pruning", "03_post_training_quantization"
 QAT, DISTILLATION, COMBINING = "04_quantization_aware_training", "05_distillation", "07_combining"
 IMAGENET = "13_imagenet"
-NOTHING = "*No measurement has been published yet.*"
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
@@ -40,11 +39,10 @@ def torch(chapter: str, model: str, technique: str) -> Source:
 
 def by_source(frame: pd.DataFrame) -> dict[Source, dict[str, Any]]:
     """The rows measured on the baselines' data with seed 0, with their numbers on the page of every measured file."""
-    own = frame[frame["chapter"] == BASELINE]["data_fingerprint"]
     shown = measured_files(frame, BASELINE)[IDENTITY].reset_index(drop=True)
     numbers = {tuple(values): number + 1 for number, values in enumerate(shown.itertuples(index=False, name=None))}
-    rows = frame[frame["data_fingerprint"].isin(own) & (frame["chapter"] >= BASELINE) & (frame["seed"] == 0)]
-    records: list[Any] = rows.to_dict("records")
+    rows = comparable(frame, BASELINE)
+    records: list[Any] = rows[rows["seed"] == 0].to_dict("records")
     known = {}
     for row in records:
         row["number"] = numbers[tuple(row[name] for name in IDENTITY)]
@@ -57,7 +55,7 @@ def find(known: Mapping[Source, Row], sources: Sequence[Source], where: str) -> 
     missing = [" ".join(source) for source in sources if source not in known]
     if missing:
         raise EdgelabError(
-            f"{where}: the ledger has no row {missing[0]}: publish that chapter, or mend edgelab/overview.py"
+            f"{where}: the ledger has no row {missing[0]}: publish that chapter, or mend edgelab/overview"
         )
     return [known[source] for source in sources]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from edgelab.overview._rows import BASELINE, NOTHING, Row, Rows, Source, by_source, cited
-from edgelab.web.pages import FRAMEWORKS, family, interval, measured_files, raw_html
+from edgelab.overview._rows import BASELINE, Row, Rows, Source, by_source, cited
+from edgelab.web.pages import FRAMEWORKS, NOTHING, family, html_table, interval, measured_files, raw_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,10 +56,9 @@ def _table(rows: Rows, known: Mapping[Source, Row]) -> str:
         "MACs, M",
         "RAM",
         "Energy, uJ",
+        "Time, of the baseline's",
     )
-    head = "".join(f'<th scope="col">{name}</th>' for name in (*heads, "Time, of the baseline's"))
-    body = "".join(_line(row, known) for row in rows)
-    table = f'<table class="edgelab-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    table = html_table(heads, (_line(row, known) for row in rows))
     frame = f'class="edgelab-scroll edgelab-wide" tabindex="0" role="region" aria-label="{rows[0]["model"]}"'
     return raw_html(f"<div {frame}>{table}</div>")
 
@@ -100,8 +99,7 @@ def fronts(frame: pd.DataFrame | None) -> str:
         lines.append(
             f'<tr><th scope="row" class="name">{name}</th><td class="number">{len(chosen)}</td><td>{told}</td></tr>'
         )
-    head = '<tr><th scope="col">Cost</th><th scope="col">Files</th><th scope="col">The front, accuracy in %</th></tr>'
-    return raw_html(f'<table class="edgelab-table"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>')
+    return raw_html(html_table(("Cost", "Files", "The front, accuracy in %"), lines))
 
 
 def energy_error() -> str:
@@ -110,11 +108,9 @@ def energy_error() -> str:
 
     found = summarise(check_against_boards())["all"]
     return (
-        "How far off? For every board of MLPerf Tiny, each of its networks was predicted from the others "
-        "measured there. "
-        f"The median error is {100 * found['estimate']:.0f} % for this estimate, {100 * found['macs']:.0f} % "
-        "for MACs alone, "
-        f"and {100 * found['cost ratios']:.0f} % where the costs of operations and traffic are learnt from "
-        "other boards. "
-        "So compare variants of one network by it, not networks; no board will show these microjoules."
+        "How far off? For every board of MLPerf Tiny, each of its networks was predicted from the others measured "
+        f"there. The median error is {100 * found['estimate']:.0f} % for this estimate, {100 * found['macs']:.0f} % "
+        f"for MACs alone, and {100 * found['cost ratios']:.0f} % where the costs of operations and traffic are learnt "
+        "from other boards. So compare variants of one network by it, not networks; no board will show these "
+        "microjoules."
     )

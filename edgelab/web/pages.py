@@ -7,7 +7,7 @@ asked from another host.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -48,12 +48,23 @@ FAMILIES = {
 }
 FRAMEWORKS = {"tensorflow": "TensorFlow", "pytorch": "PyTorch"}
 COSTS = ("bytes", "gzip_bytes", "macs", "energy_uj", "ram_bytes", "latency_ms")
+CHART_HEADS = (
+    *("No.", "Model", "Technique", "Framework", "Accuracy, %", "Bytes", "Gzipped", "MACs, M", "Energy, uJ"),
+    *("RAM", "Latency, ms", "Dominated by"),
+)
+NOTHING = "*No measurement has been published yet.*"
 IDENTITY = ["model", "technique", "framework", "seed", "bytes", "accuracy"]
 
 
 def raw_html(html: str) -> str:
     """`html` as a block of a MyST page."""
     return f"```{{raw}} html\n{html}\n```"
+
+
+def html_table(heads: Sequence[str], lines: Iterable[str], attributes: str = 'class="edgelab-table"') -> str:
+    """A table of the `lines`, which are whole <tr> elements, under its `heads`."""
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    return f"<table {attributes}><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
 def _data(name: str, value: object) -> str:
@@ -91,17 +102,13 @@ def models_in_browser(root: Path) -> str:
 
 def models_table(root: Path) -> str:
     """What the model files of the tree at `root` are and where they are from, as an HTML table."""
-    rows = []
+    lines = []
     for each in models.read(root)["models"]:
         link = f'<a href="../_static/models/{each.file}" download>{each.file}</a>'
         numbers = (f"{each.bytes:,}", f"{each.gzip_bytes:,}", f"{each.macs / 1e6:.1f} M", interval(asdict(each)))
         cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
-        rows.append(f'<tr><th scope="row" class="name">{link}</th>{cells}<td>{each.measured}</td></tr>')
-    head = "".join(
-        f'<th scope="col">{name}</th>' for name in ("File", "Bytes", "Gzipped", "MACs", "Accuracy, %", "Measured")
-    )
-    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return raw_html(f'<table class="edgelab-table">{body}</table>')
+        lines.append(f'<tr><th scope="row" class="name">{link}</th>{cells}<td>{each.measured}</td></tr>')
+    return raw_html(html_table(("File", "Bytes", "Gzipped", "MACs", "Accuracy, %", "Measured"), lines))
 
 
 def interval(row: Mapping[str, Any]) -> str:
@@ -115,21 +122,26 @@ def family(technique: str) -> str:
     return FAMILIES[names[-1]] if names else technique.replace("_", " ")
 
 
+def comparable(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """The rows of the ledger `frame` measured on the data of the chapter `baseline`, in it or later."""
+    own = frame[frame["chapter"] == baseline]["data_fingerprint"]
+    return frame[frame["data_fingerprint"].isin(own) & (frame["chapter"] >= baseline)]
+
+
 def measured_files(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """The files of the ledger `frame` measured on the data of the chapter `baseline`, each once, in order of size.
 
     A file that several chapters have measured has the first value that there is for every column.
     """
-    own = frame[frame["chapter"] == baseline]["data_fingerprint"]
-    shown = frame[frame["data_fingerprint"].isin(own) & (frame["chapter"] >= baseline)]
-    shown = shown.sort_values("chapter", kind="stable").groupby(IDENTITY, sort=False, as_index=False).first()
+    shown = comparable(frame, baseline).sort_values("chapter", kind="stable")
+    shown = shown.groupby(IDENTITY, sort=False, as_index=False).first()
     return shown.sort_values(["bytes", "accuracy"], ascending=[True, False], kind="stable")
 
 
 def chart(frame: pd.DataFrame | None, baseline: str) -> str:
     """The interactive chart of accuracy against cost for the published ledger, and below it the same as a table."""
     if frame is None or (shown := measured_files(frame, baseline)).empty:
-        return "*No measurement has been published yet.*"
+        return NOTHING
     rows = [_row(row) for row in shown.to_dict("records")]
     without = "<noscript><p>The chart needs JavaScript; the table below does not.</p></noscript>"
     element = f'<div id="edgelab-chart" class="edgelab-app">{without}</div>'
@@ -173,9 +185,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     beaten = dominated(rows, "bytes")
     places = list(dict.fromkeys(row["latency_on"] for row in rows if row["latency_on"]))
     letters = {place: chr(ord("A") + number) for number, place in enumerate(places)}
-    heads = ("No.", "Model", "Technique", "Framework", "Accuracy, %", "Bytes", "Gzipped", "MACs, M", "Energy, uJ")
-    head = "".join(f'<th scope="col">{name}</th>' for name in (*heads, "RAM", "Latency, ms", "Dominated by"))
-    body = "".join(_line(number, row, letters, beaten.get(number)) for number, row in enumerate(rows))
+    lines = (_line(number, row, letters, beaten.get(number)) for number, row in enumerate(rows))
+    attributes = 'id="edgelab-chart-table" class="edgelab-table" aria-labelledby="edgelab-chart-caption"'
     notes = "; ".join(f"{letter}: {escape(place)}" for place, letter in letters.items())
     caption = (
         "Every measured file, from the smallest to the largest. The last column names the file that is as accurate"
@@ -184,8 +195,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     return (
         f'<p class="edgelab-note" id="edgelab-chart-caption">{caption}</p>\n'
         '<div class="edgelab-scroll" tabindex="0" role="region" aria-labelledby="edgelab-chart-caption">'
-        '<table id="edgelab-chart-table" class="edgelab-table" aria-labelledby="edgelab-chart-caption">'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>\n"
+        f"{html_table(CHART_HEADS, lines, attributes)}</div>\n"
         f'<p class="edgelab-note">Energy is an estimate. Latency was measured on {notes}.</p>'
     )
 
