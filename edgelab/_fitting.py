@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgelab import _cifar, data
+from edgelab._images import LUMA
 from edgelab.artifact import PIXELS, Artifact, ImageShape, Pixels
 from edgelab.data import Dataset, Split
 from edgelab.errors import EdgelabError
@@ -20,7 +21,6 @@ RANGES: dict[Pixels, str] = {"centred": "-1..1", "unit": "0..1", "raw": "0..255"
 TRIED = 200
 SHOWN = 12  # classes named in a note
 BEYOND_CHANCE = 0.1
-LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 class Model(NamedTuple):

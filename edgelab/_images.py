@@ -32,6 +32,7 @@ JPEGS = (".jpg", ".jpeg")
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".zip")
 RESERVED = ("digits", "cifar10", "cifar10-jpeg")
 LAYOUTS = "train/<class>/* and test/<class>/*, or <class>/*"
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 MAX_TOTAL = 4 * 2**30
 MAX_IMAGE = 64 * 2**20
 

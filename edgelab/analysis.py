@@ -40,7 +40,7 @@ BLOCK, FEW = 512, 10_000  # images that are compared at once; pairs that are soo
 
 def grey(image: np.ndarray) -> np.ndarray:
     """uint8 (height, width, 3) as uint8 grey values (height, width), by ITU-R BT.601."""
-    return (image @ np.array([0.299, 0.587, 0.114]) + 0.5).astype(np.uint8)
+    return (image @ _images.LUMA + 0.5).astype(np.uint8)
 
 
 def dhash(image: np.ndarray) -> np.ndarray:
@@ -128,6 +128,10 @@ class Analysis:
         classes = self.copies.groupby("group")["class"].transform("nunique")
         return list(self.copies.loc[classes > 1, "file"])
 
+    def plain(self) -> list[str]:
+        """Files with images of a single colour."""
+        return list(self.images.loc[self.images["contrast"] < PLAIN, "file"])
+
     def removable(self) -> list[str]:
         """Files that need no second look: surplus copies, all with contradicting labels, images of a single colour.
 
@@ -136,8 +140,7 @@ class Analysis:
         wrong = set(self.contradictions())
         in_order = self.copies.sort_values(["group", "split", "file"], key=_test_first)
         surplus = in_order.loc[in_order.duplicated("group"), "file"]
-        plain = self.images.loc[self.images["contrast"] < PLAIN, "file"]
-        return sorted(wrong | set(surplus) | set(plain))
+        return sorted(wrong | set(surplus) | set(self.plain()))
 
     def problems(self) -> list[str]:
         """What was found, a line each; empty where there is nothing to say."""
@@ -176,8 +179,8 @@ class Analysis:
         )
 
     def _of_plain(self) -> str:
-        plain = self.images.loc[self.images["contrast"] < PLAIN, "file"]
-        return f"empty: {len(plain)} image(s) of a single colour, such as {plain.iloc[0]}" if len(plain) else ""
+        plain = self.plain()
+        return f"empty: {len(plain)} image(s) of a single colour, such as {plain[0]}" if plain else ""
 
     def _of_outliers(self) -> str:
         if self.outliers.empty:

@@ -13,6 +13,7 @@ import pytest
 from mean_files import TYPES, darkness, onnx_file, picture_folder, pictures, shade_folder, tflite_file
 
 from edgelab import _fitting, artifact, data, isolated, measure, report
+from edgelab._images import LUMA
 from edgelab.errors import EdgelabError
 from edgelab.layers import layer_table
 
@@ -266,8 +267,8 @@ def test_test_images_are_never_looked_at_to_choose(
         "",
     )
     gathered(darkness(tmp_path / "m.onnx", 0.0), "x")
-    test = {np.rint(image @ _fitting.LUMA).astype(np.uint8)[..., None].tobytes() for image in shifted.test.images}
-    train = {np.rint(image @ _fitting.LUMA).astype(np.uint8)[..., None].tobytes() for image in dataset.train.images}
+    test = {np.rint(image @ LUMA).astype(np.uint8)[..., None].tobytes() for image in shifted.test.images}
+    train = {np.rint(image @ LUMA).astype(np.uint8)[..., None].tobytes() for image in dataset.train.images}
     assert len(seen) == 3 and all(images <= train for images in seen)
     assert len(test - train) > 0 and not any(images & (test - train) for images in seen)
 
