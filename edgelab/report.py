@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from edgelab import _against, _fitting, artifact, data, isolated, labels
+from edgelab._columns import aligned
 from edgelab.artifact import Artifact, ImageShape
 from edgelab.errors import EdgelabError
 
@@ -418,13 +419,7 @@ def table_in_words(table: LayerTable) -> str:
         for row in table.layers
     ]
     total = ("total", "", "", "", "", f"{table.parameters:,}", f"{table.macs:,}")
-    widths = [max(map(len, column)) for column in zip(head, *rows, total, strict=True)]
-    lines = []
-    for row in (head, *rows, total):
-        cells = [
-            f"{cell:>{w}}" if i > 4 else f"{cell:<{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    lines = aligned([head, *rows, total], right=(5, 6))
     if table.uncounted:
         lines += ["", "not counted: " + ", ".join(f"{kind} {n}" for kind, n in table.uncounted.items())]
     return "\n".join(lines)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelab import isolated, memory
+from edgelab._columns import aligned
 from edgelab.errors import EdgelabError
 from edgelab.memory import FRAMEWORK_BYTES, FRAMEWORK_SOURCE
 from edgelab.micro.operators import adders
@@ -211,13 +212,7 @@ def in_words(wanted: Needs, found: Sequence[Fit]) -> str:
         board = one.board
         sizes = (f"{board.ram // 1024:,}", f"{board.flash // 1024:,}")
         rows.append((board.name, board.core, str(board.mhz), *sizes, one.verdict))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            f"{c:>{w}}" if i in (2, 3, 4) else f"{c:<{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return "\n".join(lines + aligned(rows, right=(2, 3, 4)))
 
 
 def run(wanted: Needs, inputs: np.ndarray) -> np.ndarray:
