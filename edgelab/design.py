@@ -18,6 +18,7 @@ from edgelab.artifact import Artifact
 from edgelab.data import Dataset
 from edgelab.distillation import Distillation, check_teachers
 from edgelab.errors import EdgelabError
+from edgelab.export import CALIBRATION
 from edgelab.ledger import Record
 from edgelab.profiles import Profile
 from edgelab.pruning import Channels, Magnitude
@@ -28,7 +29,6 @@ MODELS = ("plain_cnn", "resnet8", "ds_cnn")
 BITS = (32, 8, 4)
 TEACHER = "ds_cnn"
 LESSON = Distillation()
-CALIBRATION = 200  # training images that the ranges of the activations are read from
 
 
 @dataclass(frozen=True)

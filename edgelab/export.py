@@ -23,7 +23,8 @@ from edgelab.files import atomic_path
 from edgelab.zoo import Checkpoint
 
 FORMATS = ("tflite", "onnx")
-CALIBRATION, CHECKED = 200, 500
+CALIBRATION = 200  # training images that the ranges of the activations are read from
+CHECKED = 500
 LEAST = {False: 0.995, True: 0.9}  # of int8 or not
 CLOSE = 1e-3
 

@@ -163,10 +163,10 @@ float ClassifierScore(int index);
 
 
 def _classifier_cc(wanted: Needs, picture: Picture) -> str:
-    adds = "\n".join(f"  if (resolver.{name}() != kTfLiteOk) return false;" for name in wanted.adders)
-    labels = "\n".join(f"    {_literal(label)}," for label in picture.labels)
+    """The whole file: what it includes and names, memory, then the functions of classifier.h."""
     plain = picture.feed == tuple(pixel - 128 for pixel in range(256))
     table, feed = ("", "static_cast<std::int8_t>(pixels[i] - 128)") if plain else (_table(picture), "kFeed[pixels[i]]")
+    labels = "\n".join(f"    {_literal(label)}," for label in picture.labels)
     return f"""#include "classifier.h"
 
 #include <cstddef>
@@ -191,7 +191,13 @@ tflite::MicroInterpreter* interpreter = nullptr;
 
 }}  // namespace
 
-bool ClassifierBegin() {{
+{_begin(wanted)}
+{_classify(picture, feed)}"""
+
+
+def _begin(wanted: Needs) -> str:
+    adds = "\n".join(f"  if (resolver.{name}() != kTfLiteOk) return false;" for name in wanted.adders)
+    return f"""bool ClassifierBegin() {{
   const tflite::Model* model = tflite::GetModel(g_model);
   if (model->version() != 3) return false;
   static tflite::MicroMutableOpResolver<{len(wanted.adders)}> resolver;
@@ -205,8 +211,12 @@ bool ClassifierBegin() {{
 unsigned int ClassifierArenaUsed() {{
   return interpreter == nullptr ? 0 : static_cast<unsigned int>({LEAST_ARENA});
 }}
+"""
 
-int Classify(const std::uint8_t* pixels) {{
+
+def _classify(picture: Picture, feed: str) -> str:
+    """`feed` is what the input is fed for pixels[i], in C++."""
+    return f"""int Classify(const std::uint8_t* pixels) {{
   if (interpreter == nullptr) return -1;
   std::int8_t* input = interpreter->input(0)->data.int8;
   for (int i = 0; i < kPixels; ++i) input[i] = {feed};

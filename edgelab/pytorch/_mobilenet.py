@@ -1,4 +1,4 @@
-"""MobileNetV3-Small in PyTorch, at any width: the students of the seed that distils into it.
+"""MobileNetV3-Small in PyTorch, at any width: the students of the rice project that chapter 5 compares itself with.
 
 After Howard et al. 2019, arXiv:1905.02244, in the form of Keras applications, whose layers have the same names here; a
 convolution with BatchNorm, such as "Conv", has the parts "Conv.conv" and "Conv.bn".
