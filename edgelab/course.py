@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgelab import profiles, runs
+from edgelab import profiles, reproduce, runs
 from edgelab.errors import EdgelabError
 from edgelab.files import exclusive
 
@@ -234,7 +234,8 @@ def run(
 
     A chapter whose notebook, parameters, code, package versions and EDGELAB_DATA are those of its last finished run is
     left as it is. Two runs into one folder take turns. With `publish` the outputs then go into the repository, see
-    `edgelab.publish`.
+    `edgelab.publish`; else what was measured is held against the published results, see `edgelab.reproduce`, unless
+    the profile is ci, of which none are published.
     Raises EdgelabError before anything runs for an unknown chapter, profile or parameter; and when a chapter fails,
     whose notebook is kept as <chapter>.failed.ipynb. Later chapters are then not run.
     """
@@ -242,6 +243,7 @@ def run(
     root = find_root()
     notebooks = select(root, chapters)
     values = [check_parameters(notebook, profile, parameters or {}) for notebook in notebooks]
+    names = [path.stem for path in notebooks]
     output = (output or root / "build" / profile).resolve()
     waiting = f"another run is at work in {output}: waiting for it to end"
     with exclusive(output / ".lock", lambda: print(waiting, flush=True)):
@@ -250,5 +252,7 @@ def run(
         if publish:
             from edgelab.publish import publish_chapters
 
-            publish_chapters(root, [path.stem for path in notebooks], chosen, output)
+            publish_chapters(root, names, chosen, output)
+        elif profile != "ci":
+            reproduce.report(root, output, names)
     return output

@@ -1,12 +1,15 @@
 """Putting the outputs of a finished run into the repository, where readers see them without running anything.
 
-The outputs of the profile `ci` go back into notebooks/, where tests compare them. Those of `zoo` and `full` become the
-pages of the book, in book/executed/, with their rows and their records of the run in book/results/.
+The outputs of the profile `ci` go back into notebooks/, where tests compare them, and the records of their run into
+book/results/run_ci.json. Those of `zoo` and `full` become the pages of the book, in book/executed/, with their rows in
+book/results/ledger.csv and their records in book/results/run.json.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,7 @@ import numpy as np
 
 from edgelab import profiles, runs
 from edgelab.files import atomic_path
+from edgelab.reproduce import numbered
 
 if TYPE_CHECKING:
     from edgelab import zoo
@@ -76,17 +80,13 @@ def _merge_ledger(chapters: Sequence[str], source: Path, target: Path) -> list[s
     return differences([row for row in old if row["chapter"] in chapters], fresh)
 
 
-def _by_identity(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, ...], Mapping[str, str]]:
-    """Rows by what was measured; a runtime's version is not part of that."""
-    return {tuple(row[n].split(" ")[0] if n == "runtime" else row[n] for n in IDENTITY): row for row in rows}
-
-
 def differences(old: Iterable[Mapping[str, str]], new: Iterable[Mapping[str, str]]) -> list[str]:
     """How the numbers of ledger rows have changed, one line a row: "01_baseline ...: accuracy 0.81 -> 0.82"."""
-    before, after = _by_identity(old), _by_identity(new)
+    before, after = numbered(old, IDENTITY), numbered(new, IDENTITY)
     lines = []
     for key in sorted(before.keys() | after.keys()):
-        name = " ".join(key[:-1]) + f" seed {key[-1]}"
+        *names, seed, _ = map(str, key)
+        name = f"{' '.join(names)} seed {seed}"
         if key not in after:
             lines.append(f"{name}: gone")
         elif key not in before:
@@ -98,19 +98,41 @@ def differences(old: Iterable[Mapping[str, str]], new: Iterable[Mapping[str, str
     return lines
 
 
+def _sha256(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def seal(root: Path, chapter: str) -> dict[str, str]:
+    """SHA-256 of what is published of `chapter`: its page's `outputs` and its ledger `rows`, whatever their order.
+
+    The record of the run in run.json holds both, so that a number changed by hand does not fit the run any more.
+    """
+    import nbformat
+
+    cells = nbformat.read(root / "book" / "executed" / f"{chapter}.ipynb", as_version=4).cells
+    rows = [
+        [*row.values()] for row in _read_rows(root / "book" / "results" / "ledger.csv") if row["chapter"] == chapter
+    ]
+    outputs = [cell.outputs for cell in cells if cell.cell_type == "code"]
+    return {"outputs": _sha256(outputs), "rows": _sha256(sorted(rows))}
+
+
+def _keep_records(path: Path, records: Mapping[str, Mapping[str, Any]]) -> None:
+    runs.write(path, {**runs.read(path), **records})
+
+
 def publish_chapters(root: Path, chapters: Sequence[str], profile: profiles.Profile, output: Path) -> None:
     """Keep what `chapters` have left in the folder `output`, and print which numbers have changed."""
     into = root / "notebooks" if profile.name == "ci" else root / "book" / "executed"
     for chapter in chapters:
         _keep_notebook(output / f"{chapter}.ipynb", into / f"{chapter}.ipynb", injected=profile.name != "ci")
     print(f"published {len(chapters)} notebook{'s' * (len(chapters) != 1)} in {into}")
+    results, finished = root / "book" / "results", runs.read(output / "run.json")
     if profile.name == "ci":
+        _keep_records(results / "run_ci.json", {name: finished[name] for name in chapters})
         return
-    results = root / "book" / "results"
     changes = _merge_ledger(chapters, output / "ledger.csv", results / "ledger.csv")
-    finished = runs.read(output / "run.json")
-    published = {**runs.read(results / "run.json"), **{name: finished[name] for name in chapters}}
-    runs.write(results / "run.json", published)
+    _keep_records(results / "run.json", {name: {**finished[name], "sha256": seal(root, name)} for name in chapters})
     print("\n".join(changes) or "no ledger rows", flush=True)
     _keep_picture(root)
     models = {row["model"] for row in _read_rows(output / "ledger.csv") if row["chapter"] in chapters}

@@ -229,6 +229,20 @@ def test_other_parameters_data_or_a_missing_output_make_a_chapter_run_again(
     assert " ".join(ran) == "00_start | | 00_start | 00_start | 00_start | 00_start"
 
 
+@pytest.mark.parametrize("profile", ["ci", "zoo"])
+def test_only_what_is_published_is_compared_with_the_published_results(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], profile: str
+) -> None:
+    def execute(job: course.Job, output: Path) -> None:
+        (output / f"{job.name}.ipynb").touch()
+        runs.write(output / "run.json", {job.name: {"hash": job.digest}})
+
+    monkeypatch.setattr(course, "_execute", execute)
+    build = course.run(["00"], profile)
+    compared = "00_start: no measurements to compare" in capsys.readouterr().out.splitlines()
+    assert compared == (build / "reproduced.csv").exists() == (profile == "zoo")
+
+
 def test_the_code_of_edgelab_counts(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "edgelab"
     (package / "checkpoints").mkdir(parents=True)

@@ -11,6 +11,7 @@ import pytest
 
 from edgelab import ledger, profiles, publish, runs
 
+ROOT = Path(__file__).parents[1]
 VALUES = {name: 1 for name, kind in ledger.KINDS.items() if kind != "str" and name not in ledger.OPTIONAL}
 TEXTS = {name: "text" for name, kind in ledger.KINDS.items() if kind == "str" and name not in ledger.OPTIONAL}
 TEXTS |= {"technique": "baseline", "framework": "pytorch", "data_fingerprint": "0" * 64}
@@ -50,7 +51,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for profile in ("ci", "zoo"):
         build = tmp_path / "build" / profile
         build.mkdir(parents=True)
-        nbformat.write(executed_notebook(), build / "01_next.ipynb")
+        for chapter in ("01_next", "02_other"):
+            nbformat.write(executed_notebook(), build / f"{chapter}.ipynb")
         runs.write(build / "run.json", {"01_next": {"seconds": 2.0}, "02_other": {"seconds": 9.0}})
         for chapter, accuracy in (("01_next", 0.75), ("02_other", 0.5)):
             ledger.append(record(chapter, accuracy=accuracy, accuracy_low=0.25), build / "ledger.csv")
@@ -76,7 +78,9 @@ def test_ci_outputs_go_back_into_the_notebooks_without_the_injected_cell(root: P
     notebook = nbformat.read(root / "notebooks" / "01_next.ipynb", as_version=4)
     assert [cell.source for cell in notebook.cells] == ["# A chapter", 'profile = "ci"', "print(0.81)"]
     assert notebook.cells[2].outputs[0].text == "0.81\n"
-    assert not (root / "book").exists()
+    kept = [path.relative_to(root).as_posix() for path in root.rglob("book/**/*") if path.is_file()]
+    assert kept == ["book/results/run_ci.json"]
+    assert json.loads((root / kept[0]).read_text()) == {"01_next": {"seconds": 2.0}}
 
 
 def test_replaces_the_rows_and_records_of_its_chapters_only(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,11 +91,34 @@ def test_replaces_the_rows_and_records_of_its_chapters_only(root: Path, capsys: 
     publish.publish_chapters(root, ["01_next"], profiles.get("zoo"), root / "build" / "zoo")
     rows = ledger.read(results / "ledger.csv")
     assert list(zip(rows["chapter"], rows["accuracy"], strict=True)) == [("00_start", 0.5), ("01_next", 0.75)]
-    assert json.loads((results / "run.json").read_text()) == {"00_start": {"seconds": 1.0}, "01_next": {"seconds": 2.0}}
+    seals = publish.seal(root, "01_next")
+    kept = {"00_start": {"seconds": 1.0}, "01_next": {"seconds": 2.0, "sha256": seals}}
+    assert json.loads((results / "run.json").read_text()) == kept
     assert (
         "01_next baseline pytorch text text text seed 1: accuracy 0.5 -> 0.75" in capsys.readouterr().out.splitlines()
     )
     assert not list(results.glob("*.part"))
+
+
+def test_a_number_changed_by_hand_does_not_fit_the_seal(root: Path) -> None:
+    publish.publish_chapters(root, ["01_next", "02_other"], profiles.get("zoo"), root / "build" / "zoo")
+    results = root / "book" / "results"
+    page, rows = root / "book" / "executed" / "01_next.ipynb", results / "ledger.csv"
+    (sealed,) = (record["sha256"] for name, record in runs.read(results / "run.json").items() if name == "01_next")
+    lines = rows.read_text().splitlines()
+    page.write_text(page.read_text().replace("# A chapter", "# A reworded chapter"))
+    rows.write_text("\n".join([lines[0], *(line.replace("0.5", "0.6") for line in lines[:0:-1])]))
+    assert publish.seal(root, "01_next") == sealed, "wording, the order of rows and other chapters do not count"
+    page.write_text(page.read_text().replace('"0.81\\n"', '"0.82\\n"'))
+    assert publish.seal(root, "01_next")["outputs"] != sealed["outputs"]
+    rows.write_text(rows.read_text().replace("0.75", "0.76"))
+    assert publish.seal(root, "01_next")["rows"] != sealed["rows"]
+
+
+@pytest.mark.parametrize("chapter", sorted(path.stem for path in (ROOT / "book" / "executed").glob("*.ipynb")))
+def test_the_published_numbers_are_those_of_the_recorded_run(chapter: str) -> None:
+    record = runs.read(ROOT / "book" / "results" / "run.json")[chapter]
+    assert record["sha256"] == publish.seal(ROOT, chapter), "publish the chapter again: make publish"
 
 
 def test_differences_name_new_gone_and_unchanged_rows() -> None:
@@ -102,6 +129,8 @@ def test_differences_name_new_gone_and_unchanged_rows() -> None:
     old = [row(), row(model="gone"), row(model="same")]
     new = [row(accuracy="0.6", bytes="8", runtime="onnx 2"), row(model="new"), row(model="same", wall_s="7")]
     own = [row(data="my cats"), row(data="my dogs", accuracy="0.25")]
+    twice = [row(), row(bytes="8")]
+    assert publish.differences(twice, twice) == ["01 baseline pytorch onnx m digits seed 0: unchanged"] * 2
     assert publish.differences(own, own) == [
         "01 baseline pytorch onnx m my cats seed 0: unchanged",
         "01 baseline pytorch onnx m my dogs seed 0: unchanged",
