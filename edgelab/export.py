@@ -6,7 +6,7 @@ to become are written into it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +27,7 @@ CALIBRATION = 200  # training images that the ranges of the activations are read
 CHECKED = 500
 LEAST = {False: 0.995, True: 0.9}  # of int8 or not
 CLOSE = 1e-3
+DIGITS = 4  # of a hash that tell files of one name apart
 
 
 @dataclass(frozen=True)
@@ -68,27 +69,58 @@ class Exported:
 def find(name_or_path: str) -> Path:
     """The checkpoint's file: a path, or the name of one that comes with edgelab.
 
-    A name is a file's without suffix, or how it begins, such as ds_cnn. Where several begin so, it is the one that was
-    trained from scratch with the lowest seed. Raises EdgelabError where there is none, or several remain.
+    A name is a file's without suffix, or how it begins, such as ds_cnn or resnet8-qat. Where several begin so, it is
+    the one that was trained from scratch with the lowest seed. Raises EdgelabError, which lists short names that are
+    understood, where there is none, or several remain.
     """
     path = Path(name_or_path).expanduser()
     if path.suffix == ".safetensors" or path.is_file():
         return path
     known = sorted(zoo.KEPT.glob("*.safetensors"))
-    found = [file for file in known if file.stem == name_or_path] or [
-        file for file in known if file.stem.startswith(f"{name_or_path}-")
-    ]
+    found = _matching(name_or_path, known)
     if len(found) > 1:
-        abouts = {file: weights.load(file)[1] for file in found}
-        scratch = [file for file in found if "origin" not in abouts[file]]
-        found = sorted(scratch, key=lambda file: abouts[file]["recipe"]["seed"])[:1] or found
+        found = _from_scratch(found)[:1] or found
     if len(found) == 1:
         return found[0]
-    several = f"{name_or_path!r} begins the name of several checkpoints" if found else "there is no checkpoint"
-    names = ", ".join(file.stem for file in found or known)
-    raise EdgelabError(
-        f"{several}{'' if found else f' {name_or_path!r}'}: expected a .safetensors file or one of {names}"
-    )
+    if found:
+        several = f"{name_or_path!r} begins the name of several checkpoints"
+        raise EdgelabError(f"{several}: expected one of {', '.join(_short_names(found, known))}")
+    related = [file for file in known if _model(file) == name_or_path.split("-")[0]]
+    names = ", ".join(_short_names(related or known, known))
+    raise EdgelabError(f"there is no checkpoint {name_or_path!r}: expected a .safetensors file or one of {names}")
+
+
+def _matching(name: str, files: Sequence[Path]) -> list[Path]:
+    """The file of that name, else those whose names begin with it, whole words first."""
+    for fits in (name.__eq__, lambda stem: stem.startswith(f"{name}-"), lambda stem: stem.startswith(name)):
+        if found := [file for file in files if fits(file.stem)]:
+            return found
+    return []
+
+
+def _from_scratch(files: Sequence[Path]) -> list[Path]:
+    """Those of the `files` that stand on no other network, by seed."""
+    abouts = {file: weights.load(file)[1] for file in files}
+    scratch = [file for file in files if "origin" not in abouts[file]]
+    return sorted(scratch, key=lambda file: abouts[file]["recipe"]["seed"])
+
+
+def _model(file: Path) -> str:
+    return file.stem.split("-")[0]
+
+
+def _short_names(files: Sequence[Path], known: Sequence[Path]) -> list[str]:
+    """What `find` takes for each of the `files` among all that are `known`: as few words of the name as will do."""
+    first = {_model(file): file for file in reversed(_from_scratch(known))}
+    return [_model(file) if first.get(_model(file)) == file else _beginning(file, known) for file in files]
+
+
+def _beginning(file: Path, known: Sequence[Path]) -> str:
+    """The first words of the file's name that no other has, with a few digits of its hash where these are all alike."""
+    *words, digest = file.stem.split("-")
+    beginnings = ["-".join(words[:count]) for count in range(1, len(words) + 1)]
+    beginnings.append(f"{beginnings[-1]}-{digest[:DIGITS]}")
+    return next((name for name in beginnings if _matching(name, known) == [file]), file.stem)
 
 
 def by_name(name: str, path: Path, to: str | None = None, *, int8: bool = False, images: str | None = None) -> Exported:

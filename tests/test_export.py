@@ -120,6 +120,20 @@ def test_names_find_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         export.find("vgg")
 
 
+def test_every_name_that_an_error_lists_is_understood() -> None:
+    with pytest.raises(EdgelabError) as caught:
+        export.find("nope")
+    names = str(caught.value).partition(" one of ")[2].split(", ")
+    known = sorted(zoo.KEPT.glob("*.safetensors"))
+    assert [export.find(name) for name in names] == known
+    assert {"plain_cnn", "resnet8", "ds_cnn", "resnet8-qat_int8"} < set(names)
+    assert sum(len(name) for name in names) < 0.7 * sum(len(file.stem) for file in known)
+    with pytest.raises(EdgelabError, match=r"^there is no checkpoint 'ds_cnn-pruned': expected .* or one of ds_cnn$"):
+        export.find("ds_cnn-pruned")
+    with pytest.raises(EdgelabError, match=r"one of plain_cnn-pqat-pytorch, plain_cnn-pqat-tensorflow$"):
+        export.find("plain_cnn-pqat")
+
+
 def test_names_give_the_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple] = []
     monkeypatch.setattr(export, "export", lambda kept, path, *, int8, dataset: calls.append((path.name, dataset.name)))
