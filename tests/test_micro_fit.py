@@ -186,6 +186,21 @@ def test_bad_files_are_one_line_and_write_nothing(tmp_path: Path, int8: Path) ->
     assert workers() == []
 
 
+@pytest.mark.parametrize("damage", ["truncated", "wild offsets", "bad numbers"])
+def test_damaged_files_are_told_without_the_decoders_words(tmp_path: Path, damage: str) -> None:
+    content = bytearray(predict.SHIPPED.read_bytes())
+    if damage == "truncated":
+        del content[len(content) // 2 :]
+    else:
+        at = int.from_bytes(content[:4], "little")
+        content[at : at + 4] = (2**31 - 1 if damage == "wild offsets" else -(2**31)).to_bytes(4, "little", signed=True)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(content)
+    with pytest.raises(EdgelabError) as caught:
+        micro.needs(path)
+    assert str(caught.value) == f"{path} is no tflite model that can be counted (truncated or damaged): make it anew"
+
+
 def test_other_peoples_operators_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EdgelabError, match=r"^m\.tflite: TensorFlow Lite Micro has no operator FlexErf: make the "):
         operators.adders(["CONV_2D", "FlexErf"], "m.tflite")

@@ -14,6 +14,7 @@ become one bias) or leaves out a bias that is zero. Shared weights are counted o
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Layer", "LayerTable", "layer_table", "reading"]
 
 COUNTERS = {"torch": "torch_module", "keras": "keras_model", ".tflite": "tflite_file", ".onnx": "onnx_file"}
+DECODING = (struct.error, TypeError, ValueError)
+"""What the decoder of .tflite files raises on content that is none."""
 
 
 def _counter(form: str) -> Callable[[Any, Shape | None], LayerTable]:
@@ -77,5 +80,7 @@ def reading(path: Path) -> Iterator[None]:
     except EdgelabError:
         raise
     except Exception as error:
-        kind, reason = path.suffix[1:], first_line(error)
+        kind = path.suffix[1:]
+        is_decoding = kind.lower() == "tflite" and isinstance(error, DECODING)
+        reason = "truncated or damaged" if is_decoding else first_line(error)
         raise EdgelabError(f"{path} is no {kind} model that can be counted ({reason}): make it anew") from error
