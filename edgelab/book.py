@@ -7,7 +7,6 @@ runs say, so that no figure of a run is ever typed into a page.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -17,9 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgelab import overview
+from edgelab import overview, timings
+from edgelab._markdown import DASH, table
+from edgelab.course import CHAPTERS
 from edgelab.errors import EdgelabError
 from edgelab.overview import BASELINE
 from edgelab.web import pages as web_pages
@@ -31,10 +32,9 @@ if TYPE_CHECKING:
     from edgelab.plots import Figure
 
 MARKER = re.compile(r"^<!-- edgelab: ([\w-]+) -->$", re.MULTILINE)
+TIMES = re.compile(r"<!-- times: (\w+) -->")
 NOT_PAGES = ("executed", "results", "web")
 BUILDERS = ("jupyter-book", "sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb", "sphinxcontrib-bibtex")
-Run = dict[str, dict[str, Any]]
-DASH = "\N{EN DASH}"
 STAMP = ".edgelab-inputs"
 TAIL = 15
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
@@ -42,14 +42,19 @@ JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 
 @dataclass(frozen=True)
 class Records:
-    """What is known about runs: the published one (book/results/) and the one made here (build/ci/)."""
+    """What is known about runs: the published ones (book/results/) and the one made here (build/ci/)."""
 
     root: Path
 
     @property
     def published_run(self) -> Path:
-        """The record of the published run, chapter by chapter."""
+        """The record of the run whose outputs the book shows, chapter by chapter."""
         return self.root / "book" / "results" / "run.json"
+
+    @property
+    def digits_run(self) -> Path:
+        """The record of the run whose outputs the committed notebooks hold, chapter by chapter."""
+        return self.root / "book" / "results" / "run_ci.json"
 
     @property
     def published_ledger(self) -> Path:
@@ -67,40 +72,24 @@ class Records:
         return self.root / "build" / "ci" / "ledger.csv"
 
     def files(self) -> list[Path]:
-        """Those of the four that exist."""
-        paths = (self.published_run, self.published_ledger, self.local_run, self.local_ledger)
+        """Those of the five that exist."""
+        paths = (self.published_run, self.digits_run, self.published_ledger, self.local_run, self.local_ledger)
         return [path for path in paths if path.is_file()]
 
+    def runs(self) -> dict[str, timings.Run]:
+        """The records of the three runs, {} for one that has left none."""
+        paths = {"On digits": self.digits_run, "Published": self.published_run, "This machine": self.local_run}
+        return {heading: timings.read(path) for heading, path in paths.items()}
 
-def _run(path: Path) -> Run:
-    """Chapter -> its record, {} where there is no file; one line where the file cannot be used."""
-    if not path.is_file():
-        return {}
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        for record in run.values():
-            float(record["seconds"]), record["provenance"].items()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EdgelabError(
-            f"{path} is not the record of a run ({type(error).__name__}: {error}): remove it and run the chapters again"
-        ) from error
-    return run
+    def chapters(self) -> list[str]:
+        """The names of the notebooks."""
+        return [path.stem for path in (self.root / "notebooks").glob(CHAPTERS)]
 
 
 def _ledger(path: Path) -> pd.DataFrame | None:
     from edgelab import ledger
 
     return ledger.read(path) if path.is_file() else None
-
-
-def _table(header: list[str], rows: list[list[str]], right: set[int] | None = None) -> str:
-    """A Markdown table; the columns in `right` are aligned to the right. Pipes in cells are escaped."""
-
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    rule = ["--:" if i in (right or set()) else "---" for i in range(len(header))]
-    return "\n".join([line(header), line(rule), *map(line, rows)])
 
 
 def _percent(row: pd.Series) -> str:
@@ -136,7 +125,7 @@ def baseline_table(records: Records) -> str:
     ]
     measured = rows[["data", "n_test"]].drop_duplicates()
     on = "; ".join(f"`{row['data']}`, {_count(row['n_test'])} test images" for _, row in measured.iterrows())
-    return f"{_table(header, cells, {2, 3, 4, 5})}\n\nMeasured on {on}. Bytes are those of the exported file."
+    return f"{table(header, cells, {2, 3, 4, 5})}\n\nMeasured on {on}. Bytes are those of the exported file."
 
 
 def comparison(records: Records) -> Figure | None:
@@ -160,41 +149,6 @@ def comparison_figure(records: Records) -> str:
     return web_pages.raw_html(figure._repr_html_()) if figure else web_pages.NOTHING
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
-
-
-def _times(run: Run) -> dict[str, str]:
-    return {f"`{chapter}`": _duration(record["seconds"]) for chapter, record in run.items()}
-
-
-def _entries(run: Run) -> dict[str, str]:
-    """What a run was made with: name -> value; values that differ between chapters stand side by side."""
-    found: dict[str, dict[str, None]] = {}
-    for record in run.values():
-        made = record["provenance"]
-        commit = re.sub(r"^([0-9a-f]{12})[0-9a-f]+", r"\1", made.get("commit", ""))
-        named = {
-            "When": made.get("when", "").replace("T", " ").replace("+00:00", " UTC"),
-            "Machine": made.get("machine", ""),
-            "Code": commit,
-        }
-        for package in made.get("versions", "").split("; "):
-            name, _, version = package.partition(" ")
-            named[name] = version
-        for name, value in named.items():
-            if value:
-                found.setdefault(name, {})[value] = None
-    return {name: "; ".join(values) for name, values in found.items()}
-
-
-def _beside(heading: str, published: dict[str, str], local: dict[str, str], right: bool = True) -> str:
-    """A table of what two runs say about the same things, in the order in which they are first named."""
-    names = dict.fromkeys([*published, *local])
-    rows = [[name, published.get(name, DASH), local.get(name, DASH)] for name in names]
-    return _table([heading, "Published", "This machine"], rows, {1, 2} if right else None)
-
-
 def _results(path: Path) -> dict[str, str]:
     """What was measured -> accuracy with its interval and the data set; different results stand side by side."""
     frame = _ledger(path)
@@ -206,20 +160,31 @@ def _results(path: Path) -> dict[str, str]:
 
 
 def status(records: Records) -> str:
-    """Timings, versions, machines and results of the published run, and beside them what this machine has run."""
-    published, local = _run(records.published_run), _run(records.local_run)
+    """Timings, versions, machines and results of the published runs, and beside them what this machine has run."""
+    runs = records.runs()
     parts = []
-    if not published:
+    if not runs["Published"]:
         parts.append("*The published run has left no record of its timings.*")
-    if not local:
+    if not runs["This machine"]:
         parts.append("*This machine has not run the course yet: `edgelab run --profile ci` does.*")
-    if published or local:
-        parts += ["## Run time", _beside("Chapter", _times(published), _times(local))]
-        parts += ["## Made with", _beside("", _entries(published), _entries(local), right=False)]
+    if any(runs.values()):
+        named = sorted({*records.chapters(), *(chapter for run in runs.values() for chapter in run)})
+        parts += ["## Run time", timings.run_times(runs, named), timings.aims(runs, named)]
+        parts += ["## Made with", timings.made_with(runs)]
     results = _results(records.published_ledger), _results(records.local_ledger)
     if any(results):
-        parts += ["## Accuracy", "In per cent of the test images, with its 95 % interval.", _beside("Model", *results)]
+        names = dict.fromkeys([*results[0], *results[1]])
+        rows = [[name, *(found.get(name, DASH) for found in results)] for name in names]
+        parts += ["## Accuracy", "In per cent of the test images, with its 95 % interval."]
+        parts.append(table(["Model", "Published", "This machine"], rows, {1, 2}))
     return "\n\n".join(parts)
+
+
+def _times(records: Records, chapter: str) -> str:
+    """Cells of the chapter map: how long `chapter` takes to read, and to run on digits and for the book."""
+    runs = records.runs()
+    page = records.root / "book" / "executed" / f"{chapter}.ipynb"
+    return timings.of_chapter(page, (runs["On digits"], runs["Published"]))
 
 
 FILLERS: dict[str, Callable[[Records], str]] = {
@@ -240,6 +205,7 @@ FILLERS: dict[str, Callable[[Records], str]] = {
 def fill(text: str, root: Path) -> str:
     """`text` with every marker replaced by what the records under `root` say.
 
+    Inside a table `<!-- times: CHAPTER -->` becomes three cells, see `_times`.
     Raises EdgelabError for a marker nobody knows.
     """
 
@@ -248,7 +214,7 @@ def fill(text: str, root: Path) -> str:
             raise EdgelabError(f"unknown marker 'edgelab: {match[1]}': choose one of {', '.join(FILLERS)}")
         return FILLERS[match[1]](Records(root))
 
-    return MARKER.sub(replacement, text)
+    return TIMES.sub(lambda match: _times(Records(root), match[1]), MARKER.sub(replacement, text))
 
 
 def chapters(root: Path) -> list[str]:

@@ -54,9 +54,10 @@ def record(**changes: object) -> ledger.Record:
     return ledger.Record(**{**values, **changes})
 
 
-def run_record(seconds: float, numpy: str) -> dict:
+def run_record(seconds: float, numpy: str, profile: str = "ci") -> dict:
     made = {"versions": f"numpy {numpy}; torch 2.13.0", "commit": "b" * 40, "machine": "a laptop, 2 cores"}
-    return {"hash": "x", "seconds": seconds, "provenance": {**made, "when": "2026-11-21T07:00:00+00:00"}}
+    provenance = {**made, "when": "2026-11-21T07:00:00+00:00"}
+    return {"hash": "x", "parameters": {"profile": profile}, "seconds": seconds, "provenance": provenance}
 
 
 def write_run(path: Path, **chapters: dict) -> None:
@@ -76,7 +77,10 @@ def project(tmp_path: Path) -> Path:
     toc = {"format": "jb-book", "root": "book/intro", "chapters": [{"file": "notebooks/01_baseline"}]}
     (root / "_toc.yml").write_text(yaml.safe_dump(toc))
     (root / "book" / "intro.md").write_text("# Intro\n\n[A chapter](../notebooks/01_baseline.ipynb)\n")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Baseline", id="title")])
+    solution = nbformat.v4.new_code_cell("answer = 42", id="solution", metadata={"tags": ["hide-cell", "solution"]})
+    title = nbformat.v4.new_markdown_cell("# Baseline", id="title")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=[title, solution], metadata=kernel)
     (root / "book" / "executed").mkdir()
     nbformat.write(notebook, root / "book" / "executed" / "01_baseline.ipynb")
     git = ("git", "-C", str(root), "-c", "user.name=t", "-c", "user.email=t@example.org")
@@ -247,24 +251,37 @@ def test_without_results_the_pages_say_so(tmp_path: Path):
     assert "left no record of its timings" in status
 
 
-def test_status_sets_this_machine_beside_the_published_run(tmp_path: Path):
-    write_run(tmp_path / "book" / "results" / "run.json", start_00=run_record(14.2, "2.4.6"))
+def test_status_sets_the_runs_beside_each_other(tmp_path: Path):
+    published = tmp_path / "book" / "results"
+    write_run(published / "run.json", start_00=run_record(14.2, "2.4.6", "full"))
+    write_run(published / "run_ci.json", baseline_01=run_record(61, "2.4.6"))
     write_run(
         tmp_path / "build" / "ci" / "run.json", start_00=run_record(3.1, "2.5.0"), baseline_01=run_record(431, "2.5.0")
     )
     publish(tmp_path, record())
     ledger.append(record(data="digits", accuracy=0.855, n_test=360), tmp_path / "build" / "ci" / "ledger.csv")
     status = book.fill("<!-- edgelab: status -->", tmp_path)
-    assert "| Chapter | Published | This machine |" in status
-    assert "| `00_start` | 14.2 s | 3.1 s |" in status
-    assert "| `01_baseline` | \N{EN DASH} | 7.2 min |" in status
-    assert "| numpy | 2.4.6 | 2.5.0 |" in status
-    assert "| Code | bbbbbbbbbbbb | bbbbbbbbbbbb |" in status
+    made = "2026-11-21, `bbbbbbbb`"
+    assert "| Chapter | On digits (`ci`) | When | Published (`full`) | When | This machine (`ci`) | When |" in status
+    assert f"| `00_start` | \N{EN DASH} | \N{EN DASH} | 14.2 s | {made} | 3.1 s | {made} |" in status
+    assert f"| `01_baseline` | 61.0 s | {made} | \N{EN DASH} | \N{EN DASH} | 7.2 min | {made} |" in status
+    assert "| Together | 61.0 s | 1 of 2 | 14.2 s | 1 of 2 | 7.2 min | 2 of 2 |" in status
+    assert "| numpy | 2.4.6 | 2.4.6 | 2.5.0 |" in status
+    assert "| Machine | a laptop, 2 cores | a laptop, 2 cores | a laptop, 2 cores |" in status
     assert re.search(r"\| `resnet8`, baseline, pytorch \| 86\.12 .*`cifar10-jpeg` \| 85\.50 .*`digits` \|", status)
     assert "has not run" not in status
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"00_start": {"seconds": "x", "provenance": {}}}', '{"00_start": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"00_start": {"seconds": "x", "provenance": {}}}',
+        '{"a": {"seconds": 1, "provenance": {}}}',
+        '{"a": {}}',
+    ],
+)
 def test_a_damaged_record_of_a_run_is_named(tmp_path: Path, text: str):
     path = tmp_path / "build" / "ci" / "run.json"
     path.parent.mkdir(parents=True)
@@ -308,6 +325,8 @@ def test_a_build_is_repeated_only_after_a_change_and_a_failed_one_keeps_the_old_
     chapter = (index.parent / "notebooks" / "01_baseline.html").read_text(encoding="utf-8")
     url = f"{CONFIG['repository']['url'].replace('https://github.com/', '')}/blob/main/notebooks/01_baseline.ipynb"
     assert f"https://colab.research.google.com/github/{url}" in chapter
+    folded = re.search(r"<details[^>]*>(.*?)</details>", chapter, re.DOTALL)
+    assert folded and "answer" in folded[1], "a solution is folded"
     first = index.stat().st_mtime_ns
     assert book.build(project) == index
     assert capsys.readouterr().out == f"book: up to date, {index}\n"
@@ -378,11 +397,14 @@ def test_markers_stand_where_the_pages_promise_results():
     assert markers["status.md"] == ["status"]
 
 
-def test_the_introduction_links_every_chapter():
+def test_the_introduction_links_every_chapter_with_its_own_times():
     toc = (ROOT / "_toc.yml").read_text(encoding="utf-8")
-    listed = re.findall(r"file: (notebooks/\w+)", toc)
+    listed = re.findall(r"file: notebooks/(\w+)", toc)
     intro = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
-    assert listed == re.findall(r"\]\(\.\./(notebooks/\w+)\.ipynb\)", intro)
+    assert listed == re.findall(r"\]\(\.\./notebooks/(\w+)\.ipynb\)", intro)
+    assert listed == re.findall(
+        r"^\| \[.*\]\(\.\./notebooks/(\w+)\.ipynb\) \| .* \| <!-- times: \1 --> \|$", intro, re.MULTILINE
+    )
 
 
 def test_every_cited_work_is_listed_and_every_listed_one_has_a_link():

@@ -115,6 +115,22 @@ def test_a_published_copy_is_complete(path: Path) -> None:
     assert "papermill" not in nbformat.read(path, as_version=4).metadata
 
 
+def printed(cell: nbformat.NotebookNode) -> str:
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *EXECUTED], ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_the_exercise_waits_to_be_solved_and_its_folded_solution_passes(path: Path) -> None:
+    """Told by the outputs: nbval runs the cells, and a failing assertion would have left an error."""
+    tagged = {tag: [c for c in cells(path) if tag in c.metadata.get("tags", [])] for tag in ("exercise", "solution")}
+    (exercise,), (solution,) = tagged.values()
+    assert re.search(r'"solved" if .* else "not solved yet"', exercise.source)
+    assert printed(exercise).splitlines()[-1] == "not solved yet"
+    assert re.search(r"^ *assert ", solution.source, re.MULTILINE), "the solution does not check itself"
+    assert printed(solution), "the solution has not run to its end"
+    assert "hide-cell" in solution.metadata.tags, "the solution is not folded in the book"
+
+
 @pytest.fixture(scope="module")
 def colab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of a fresh environment that has everything this one has, except edgelab: what Colab is like.
