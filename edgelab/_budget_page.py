@@ -275,10 +275,11 @@ def _boards(page: Page) -> str:
 
 def _provenance(page: Page) -> str:
     row = page.row
+    data = f"{row['data']}, fingerprint {row.get('data_fingerprint')}" if row.get("data") else "accuracy not measured"
     rows = [
         ("model file", f"{page.file.name}, SHA-256 {file_hash(page.file)}"),
         ("run by", str(row.get("runtime"))),
-        ("data", f"{row.get('data')}, fingerprint {row.get('data_fingerprint')}"),
+        ("data", data),
         ("machine", str(row.get("machine"))),
         ("source", f"edgelab at commit {row.get('commit')}"),
         ("versions", str(row.get("versions"))),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 """A record, or what is known of one, by the ledger's columns; None or no entry where something was not measured."""
-UNITS = {"k": 2**10, "m": 2**20}
+UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
 POINT = 100
 
 
@@ -212,13 +212,14 @@ def check_output(path: Path | str) -> Path:
 
 
 def of_file(
-    file: str, budget: Budget, output: Path, name_or_path: str | None = None, limit: int | None = None
+    file: str, budget: Budget, output: Path | None = None, name_or_path: str | None = None, limit: int | None = None
 ) -> list[Check]:
-    """`report` on any model file, measured as `edgelab measure` does, on the data `name_or_path`.
+    """`judge` any model file, measured as `edgelab measure` does, on the data `name_or_path`; `report` to an `output`.
 
     Raises EdgelabError as `report.measure` and `report` do, and where a limit on accuracy meets no data.
     """
-    check_output(output)
+    if output is not None:
+        check_output(output)
     found = reporting.measure(file, name_or_path, limit=limit)
     if budget.accuracy is not None and found.accuracy is None:
         raise EdgelabError(f"{file}: no data at hand to judge the accuracy on: give --data NAME or PATH")
@@ -226,12 +227,12 @@ def of_file(
     row = {name: getattr(found, name, None) for name in COLUMNS} | provenance.collect()
     row |= {"accuracy_low": low, "accuracy_high": high, "nonzero": found.nonzero_parameters, "n_test": found.n_images}
     row |= {"latency_on": found.told.get("latency"), "commit": row["commit"] or "unknown"}
-    return report(file, row, budget, output)
+    return judge(row, budget, arena_of(file)) if output is None else report(file, row, budget, output)
 
 
 def parse_bytes(text: str, option: str) -> int:
-    """Bytes from such as "262144", "256k" or "1M", powers of two; raises EdgelabError naming the `option`."""
-    match = re.fullmatch(r"(\d{1,12})([km]?)(?:i?b)?", text.strip().lower())
+    """Bytes from such as "262144", "256k", "1M" or "1G", powers of two; raises EdgelabError naming the `option`."""
+    match = re.fullmatch(r"(\d{1,12})([kmg]?)(?:i?b)?", text.strip().lower())
     if not match:
-        raise EdgelabError(f"expected {option} in bytes, such as 262144, 256k or 1M (powers of two), got {text!r}")
+        raise EdgelabError(f"expected {option} in bytes, such as 262144, 256k, 1M or 1G (powers of two), got {text!r}")
     return int(match[1]) * UNITS.get(match[2], 1)

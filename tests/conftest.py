@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support import BROWSERS, SWITCHES, browser_program, digits_dataset, tiny_dataset
 
-from edgelab import book, data
+from edgelab import book, cli, data
 
 ROOT = Path(__file__).parents[1]
 for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
@@ -49,6 +49,22 @@ def start_python() -> Callable[[str], subprocess.Popen]:
         )
 
     return start
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`edgelab` in this process: its status and all that it, its children and the libraries print."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["edgelab", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return subprocess.CompletedProcess(sys.argv, end.value.code, *capfd.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")

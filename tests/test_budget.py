@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from small_files import tflite_file
-from test_fuzz import edgelab
 
 from edgelab import budget, labels, micro, report
 from edgelab.budget import Budget, judge
@@ -136,12 +135,10 @@ def test_limits_that_cannot_be_are_one_line(limits: dict, told: str):
 
 
 def test_bytes_are_read_in_powers_of_two():
-    read = {
-        text: budget.parse_bytes(text, "--flash") for text in ("1000", "256k", "1M", "64 kB".replace(" ", ""), "2KiB")
-    }
-    assert read == {"1000": 1000, "256k": 262_144, "1M": 1_048_576, "64kB": 65_536, "2KiB": 2048}
-    for text in ("", "k", "1.5k", "-1", "1g", "1" * 13):
-        with pytest.raises(EdgelabError, match="expected --ram in bytes, such as 262144, 256k or 1M"):
+    read = {text: budget.parse_bytes(text, "--flash") for text in ("1000", "256k", "1M", "64kB", "2KiB", "3G")}
+    assert read == {"1000": 1000, "256k": 262_144, "1M": 1_048_576, "64kB": 65_536, "2KiB": 2048, "3G": 3 * 2**30}
+    for text in ("", "k", "1.5k", "-1", "1t", "1" * 13):
+        with pytest.raises(EdgelabError, match="expected --ram in bytes, such as 262144, 256k, 1M or 1G "):
             budget.parse_bytes(text, "--ram")
 
 
@@ -261,7 +258,7 @@ def test_the_page_fits_wide_and_phone_wide_windows(file: Path, tmp_path: Path, b
 # The command.
 
 
-def test_the_command_judges_any_file(tmp_path: Path):
+def test_the_command_judges_any_file(tmp_path: Path, command: Any):
     from mean_files import picture_folder
     from mean_files import tflite_file as means
 
@@ -269,18 +266,31 @@ def test_the_command_judges_any_file(tmp_path: Path):
     labels.write(file, ("red", "green", "blue"))
     page = tmp_path / "page.html"
     asked = ("budget", str(file), "--data", str(pictures), "-o", str(page))
-    done = edgelab(*asked, "--flash", "1M", "--ram", "64k", "--accuracy", "0.2")
+    done = command(*asked, "--flash", "1M", "--ram", "64k", "--accuracy", "0.2")
     assert done.returncode == 0, done.stderr
     assert "Meets the budget: all 3 limits are kept." in done.stdout and str(page) in done.stdout
     told = page.read_text(encoding="utf-8")
     assert "share of 12 images of pictures" in told and "how it was made is not known" in told
-    done = edgelab(*asked, "--flash", "100")
+    done = command(*asked, "--flash", "100")
     assert done.returncode == 1 and "Does not meet the budget: flash" in done.stdout and done.stderr == ""
+    done = command(*asked[:2], "--flash", "1M", "-o", page)
+    assert done.returncode == 0 and f"report: {page}" in done.stdout
+    told = page.read_text(encoding="utf-8")
+    assert "accuracy not measured" in told and "None" not in told
+    page.unlink()
+    done = command(*asked[:2], "--flash", "1M", "--ram", "1")
+    assert done.returncode == 1 and "report" not in done.stdout and done.stderr == "" and not page.exists()
+    arena = budget.arena_of(file)
+    assert (
+        f"{arena:,} bytes (the smallest arena TensorFlow" in done.stdout
+        if arena
+        else "activations alone" in done.stdout
+    )
     for options, told in (
         (["--flash", "many"], "expected --flash in bytes"),
         ([], "a budget needs a limit"),
         (["--accuracy", "80"], "write 0.8 for 80 %"),
     ):
-        done = edgelab(*asked, *options)
+        done = command(*asked, *options)
         assert done.returncode == 2 and done.stdout == "" and told in done.stderr
         assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("edgelab: ")

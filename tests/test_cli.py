@@ -299,7 +299,8 @@ def test_one_bad_picture_is_one_line_and_the_others_answers(tmp_path: Path, fold
     (tmp_path / "bad.png").write_text("no picture")
     done = edgelab("predict", tmp_path / "bad.png", folder, "--json")
     assert done.returncode == 2
-    assert re.fullmatch(r"edgelab: cannot read the image .*bad\.png \(.*\): mend or remove it\n", done.stderr)
+    line = r"edgelab: cannot read the image .*bad\.png \(.*\): mend or remove it\nedgelab: 1 of 13 images failed\n"
+    assert re.fullmatch(line, done.stderr)
     images = json.loads(done.stdout)["images"]
     assert len(images) == 13 and "error" in images[0] and all("classes" in image for image in images[1:])
     done = edgelab("predict", tmp_path / "bad.png")

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,13 +147,8 @@ def test_a_float_file_needs_four_times_the_arena_but_is_no_sketch(tmp_path: Path
         micro.sketch(found)
 
 
-def edgelab(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from edgelab.cli import main; main()", "micro", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-def test_the_command_prints_the_table_and_writes_the_sketch(int8: Path, tmp_path: Path) -> None:
-    done = edgelab(str(int8), "-o", str(tmp_path / "out"))
+def test_the_command_prints_the_table_and_writes_the_sketch(int8: Path, tmp_path: Path, command: Any) -> None:
+    done = command("micro", int8, "-o", tmp_path / "out")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == f"{int8}: int8 in, int8 out"
@@ -164,7 +160,7 @@ def test_the_command_prints_the_table_and_writes_the_sketch(int8: Path, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_bad_files_are_one_line_and_write_nothing(tmp_path: Path, int8: Path) -> None:
+def test_bad_files_are_one_line_and_write_nothing(tmp_path: Path, int8: Path, command: Any) -> None:
     (tmp_path / "noise.tflite").write_bytes(bytes(range(256)))
     (tmp_path / "m.onnx").write_bytes(b"")
     foreign = tmp_path / "foreign"
@@ -179,7 +175,7 @@ def test_bad_files_are_one_line_and_write_nothing(tmp_path: Path, int8: Path) ->
         ((str(int8), "-o", str(foreign)), "is not empty (notes.txt): name another folder, nothing was written"),
         ((str(int8), "-o", str(tmp_path / "m.onnx")), "is a file: name a folder for the sketch"),
     ):
-        done = edgelab(*arguments)
+        done = command("micro", *arguments)
         assert done.returncode == 2 and done.stderr.startswith("edgelab: ") and line in done.stderr
         assert len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
     assert not Path(folder).exists() and [path.name for path in foreign.iterdir()] == ["notes.txt"]
