@@ -144,13 +144,29 @@ def test_the_sketch_compiles_against_the_stub_and_feeds_what_litert_is_fed(tmp_p
         result = file.ports()[1]
         np.testing.assert_allclose(np.array(scores, float), (fed - result.zero_point) * result.scale, rtol=1e-5)
     with_main = compiled(tmp_path, *(f"sketch/{name}.cc" for name in ("main", "classifier", "model")))
-    assert run(with_main).decode().startswith(f"{NAMES[0]} ")
+    told = run(with_main).decode().splitlines()
+    assert told[0].startswith("test picture: ") and told[1].startswith(f"{NAMES[0]} ")
+
+
+@needs_runtime
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_the_test_picture_is_answered_as_on_the_computer(tmp_path: Path, layout: str) -> None:
+    """By TensorFlow Lite Micro's own interpreter, fed what the C++ expression makes."""
+    path = predict.SHIPPED if layout == "NHWC" else tflite_file(tmp_path / "m.tflite", "int8", "NCHW", 1)
+    wanted, text = micro.needs(path), micro.sketch(path)["classifier.h"]
+    expected = [float(re.search(rf"{name} = (-?[\d.e-]+)", text)[1]) for name in ("kTestClass", "kTestScore")]
+    file = artifact.load(path)
+    source, result = file.ports()
+    pixels = np.array([eval(sketching.TEST_PIXEL.replace("/", "//")) for i in range(int(np.prod(source.shape[1:])))])
+    (given,) = micro.run(wanted, source.of_pixels()[pixels].astype(np.int8).reshape(1, *source.shape[1:]))
+    assert given.argmax() == expected[0]
+    assert (int(given.max()) - result.zero_point) * result.scale == pytest.approx(expected[1], abs=result.scale * 1.01)
 
 
 @needs_compiler
 def test_inputs_of_another_scale_go_by_a_table(tmp_path: Path) -> None:
     path = small_files.tflite_file(tmp_path / "m.tflite", quantized=True)
-    picture = sketching.Picture(2, 2, 1, "NCHW", "RGB", tuple(-128 + i // 3 for i in range(256)), NAMES, 0.5, 3)
+    picture = sketching.Picture(2, 2, 1, "NCHW", "RGB", tuple(-128 + i // 3 for i in range(256)), NAMES, 0.5, 3, 0, 0.0)
     text = sketching._classifier_cc(micro.needs(path), picture)
     assert "kFeed[pixels[i]]" in text and "pixels[i] - 128" not in text
     files = micro.sketch(path)
@@ -216,7 +232,10 @@ def test_a_folder_is_written_whole_once(tmp_path: Path, int8: Path) -> None:
     before = (folder / "model.cc").stat().st_mtime_ns
     assert micro.write(files, folder) == folder and (folder / "model.cc").stat().st_mtime_ns == before
     (folder / "classifier.cc").write_text("// edited")
-    with pytest.raises(EdgelabError, match=r"deep is not empty \(.*\): name another folder, nothing was written$"):
+    with pytest.raises(
+        EdgelabError,
+        match=r"deep is not empty \(its classifier\.cc differs\): name another folder, nothing was written$",
+    ):
         micro.write(files, folder)
     assert (folder / "classifier.cc").read_text() == "// edited"
     (tmp_path / "empty").mkdir()

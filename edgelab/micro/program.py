@@ -20,16 +20,22 @@ from tempfile import TemporaryDirectory
 from textwrap import fill
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from edgelab import isolated
 from edgelab.errors import EdgelabError
 from edgelab.micro.fitting import Needs, check_int8, needs
 
 BYTES_A_LINE = 16
+TEST_PIXEL = "3 * i / 16 % 256"
 LEAST_ARENA = "interpreter->arena_used_bytes()"
 
 
 class Picture(NamedTuple):
-    """What the network sees and says: `feed` is what the input is fed for each of the pixels 0 to 255."""
+    """What the network sees and says: `feed` is what the input is fed for each of the pixels 0 to 255.
+
+    `test_class` and its `test_score` are LiteRT's answer for the test picture.
+    """
 
     height: int
     width: int
@@ -40,6 +46,8 @@ class Picture(NamedTuple):
     labels: tuple[str, ...]
     scale: float
     zero_point: int
+    test_class: int
+    test_score: float
 
 
 def sketch(path: Path | str | Needs) -> dict[str, str]:
@@ -74,7 +82,9 @@ def look(path: str) -> dict[str, Any]:
     card = cards.describe(path)
     if not (card["height"] and card["width"] and card["channels"]):
         raise EdgelabError(f"{path} leaves the size of its images open: a microcontroller needs a fixed one")
-    source, _ = artifact.load(path).ports()
+    file = artifact.load(path)
+    source, _ = file.ports()
+    scores = file.predict(_test_picture(card["height"], card["width"], card["channels"], card["layout"]))[0]
     count = card["classes"] or 0
     return {
         **{key: card[key] for key in ("height", "width", "channels", "layout", "order")},
@@ -82,7 +92,17 @@ def look(path: str) -> dict[str, Any]:
         "labels": card["labels"] if len(card["labels"] or ()) == count else [f"class {i}" for i in range(count)],
         "scale": card["output"]["scale"] or 1.0,
         "zero_point": card["output"]["zero_point"],
+        "test_class": int(scores.argmax()),
+        "test_score": round(float(scores.max()), 6),
     }
+
+
+def _test_picture(height: int, width: int, channels: int, layout: str) -> np.ndarray:
+    """uint8 (1, height, width, channels): slow saw teeth, which `TEST_PIXEL` makes on the board."""
+    pixels = (3 * np.arange(height * width * channels) // 16 % 256).astype(np.uint8)
+    if layout == "NCHW":
+        return pixels.reshape(1, channels, height, width).transpose(0, 2, 3, 1)
+    return pixels.reshape(1, height, width, channels)
 
 
 def write(files: dict[str, str], folder: Path | str) -> Path:
@@ -94,10 +114,16 @@ def write(files: dict[str, str], folder: Path | str) -> Path:
     if folder.is_file():
         raise EdgelabError(f"{folder} is a file: name a folder for the sketch")
     if folder.is_dir() and (there := sorted(os.listdir(folder))):
-        same = all(name in files and (folder / name).read_bytes() == files[name].encode() for name in there)
-        if same and set(there) == set(files):
+        foreign = [name for name in there if name not in files]
+        edited = [
+            f"its {name} differs"
+            for name in there
+            if name in files and (folder / name).read_bytes() != files[name].encode()
+        ]
+        if not foreign and not edited and set(there) == set(files):
             return folder
-        raise EdgelabError(f"{folder} is not empty ({there[0]}): name another folder, nothing was written")
+        first = [*edited, *foreign, *there][0]
+        raise EdgelabError(f"{folder} is not empty ({first}): name another folder, nothing was written")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         made = Path(temporary, "sketch")
@@ -159,6 +185,14 @@ int Classify(const std::uint8_t* pixels);
 
 // The score of a class in the last picture, as the network puts it out.
 float ClassifierScore(int index);
+
+// What LiteRT said about the test picture on the computer where this program was made.
+constexpr int kTestClass = {picture.test_class};
+constexpr float kTestScore = {picture.test_score!r}f;
+
+// Makes the test picture in pixels and classifies it. True where it is of kTestClass here too; the score of that class
+// may differ a little, for other kernels round otherwise.
+bool ClassifierTest(std::uint8_t* pixels);
 """
 
 
@@ -233,6 +267,11 @@ float ClassifierScore(int index) {{
   if (interpreter == nullptr || index < 0 || index >= kClasses) return 0.0f;
   return {picture.scale!r}f * static_cast<float>(interpreter->output(0)->data.int8[index] - ({picture.zero_point}));
 }}
+
+bool ClassifierTest(std::uint8_t* pixels) {{
+  for (int i = 0; i < kPixels; ++i) pixels[i] = static_cast<std::uint8_t>({TEST_PIXEL});
+  return Classify(pixels) == kTestClass;
+}}
 """
 
 
@@ -252,7 +291,7 @@ def _table(picture: Picture) -> str:
 def _ino() -> str:
     return """#include "classifier.h"
 
-static uint8_t pixels[kPixels];  // the camera's part: fill these
+static uint8_t pixels[kPixels];  // the camera's part: fill these before Classify
 
 void setup() {
   Serial.begin(115200);
@@ -265,6 +304,11 @@ void setup() {
   }
   Serial.print("arena in use: ");
   Serial.println(ClassifierArenaUsed());
+  Serial.print(ClassifierTest(pixels) ? "test picture: agrees with the computer" : "test picture: DIFFERS");
+  Serial.print(", score ");
+  Serial.print(ClassifierScore(kTestClass));
+  Serial.print(", on the computer ");
+  Serial.println(kTestScore);
 }
 
 void loop() {
@@ -290,13 +334,16 @@ def _main() -> str:
 
 #include "classifier.h"
 
-static std::uint8_t pixels[kPixels];  // the camera's part: fill these
+static std::uint8_t pixels[kPixels];  // the camera's part: fill these before Classify
 
 int main() {
   if (!ClassifierBegin()) {
     std::puts("the classifier does not start: arena too small or operator missing");
     return 1;
   }
+  const bool agrees = ClassifierTest(pixels);
+  std::printf("test picture: %s, score %f, on the computer %f\\n", agrees ? "agrees with the computer" : "DIFFERS",
+              static_cast<double>(ClassifierScore(kTestClass)), static_cast<double>(kTestScore));
   const int best = Classify(pixels);
   if (best < 0) return 1;
   std::printf("%s %f\\n", kLabels[best], static_cast<double>(ClassifierScore(best)));
@@ -332,8 +379,10 @@ Images of {picture.height}x{picture.width}x{picture.channels} in, one of {len(pi
 Flash {least:,} to {most:,} bytes, by how much of the runtime is linked in; arena {wanted.arena_bytes:,} bytes.
 Operators: {", ".join(wanted.adders)}.
 
-The pixels are all zero until you fill them: `Classify` takes bytes from 0 to 255, as a camera gives them, and turns
-them into int8 itself. Do not normalise them before.
+At the start the program classifies a test picture, a pattern that it makes itself, and prints whether the class is the
+one that LiteRT gave on the computer: {picture.test_class}, score {picture.test_score:g}. The pixels stay that picture
+until you fill them: `Classify` takes bytes from 0 to 255, as a camera gives them, and turns them into int8 itself. Do
+not normalise them before.
 
 ## Arduino
 
@@ -357,5 +406,6 @@ them into int8 itself. Do not normalise them before.
 
 - `AllocateTensors` fails: make `kArenaBytes` in `classifier.cc` larger. If it runs, make it smaller: it prints what it
   uses.
+- The test picture differs: the runtime's kernels compute otherwise than LiteRT. Try another version of the library.
 - "Didn't find op for builtin opcode": the model was changed and `classifier.cc` was not. Make the folder anew.
 """
