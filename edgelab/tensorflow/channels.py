@@ -69,11 +69,14 @@ def remove_channels(model: keras.Model, speed_up: float) -> keras.Model:
         return resized(model, arrays)
     bundles = [bundle for bundle in _bundles(model) if not bundle.fixed]
 
-    def narrowed(percent: int) -> keras.Model:
-        return resized(model, _cut(arrays, bundles, percent))
+    counted = [(row.macs, f"{row.name.replace('/', '.')}.weight") for row in layer_table(model).layers if row.macs]
 
-    percent = smallest_cut(lambda percent: layer_table(narrowed(percent)).macs, layer_table(model).macs, speed_up)
-    return narrowed(percent)
+    def macs_after(percent: int) -> int:
+        cut = _cut(arrays, bundles, percent)
+        return sum(macs // arrays[weight].size * cut[weight].size for macs, weight in counted)
+
+    percent = smallest_cut(macs_after, sum(macs for macs, _ in counted), speed_up)
+    return resized(model, _cut(arrays, bundles, percent))
 
 
 def _bundles(model: keras.Model) -> list[Bundle]:
