@@ -265,6 +265,26 @@ def budget_command(
             raise typer.Exit(1)
 
 
+@app.command("sweep")
+def sweep_command(
+    config: Annotated[Path, typer.Argument(help="A YAML file that says what to search.")],
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A database where several machines meet; by default a file in the folder."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; build/sweep/STUDY by default.")
+    ] = None,
+) -> None:
+    """Search designs for the best accuracy at every cost."""
+    with _one_line(2):
+        from edgelab import sweep
+
+        wanted = sweep.read(config)
+        found = sweep.run(wanted, output or Path("build") / "sweep" / wanted.study, storage)
+        typer.echo(sweep.in_words(found))
+
+
 def _image_size(text: str) -> tuple[int, int, int]:
     """Height, width and channels from such as "32x32x3"."""
     sizes = text.lower().split("x")
