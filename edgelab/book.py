@@ -35,6 +35,7 @@ MARKER = re.compile(r"^<!-- edgelab: ([\w-]+) -->$", re.MULTILINE)
 TIMES = re.compile(r"<!-- times: (\w+) -->")
 NOT_PAGES = ("executed", "results", "web")
 BUILDERS = ("jupyter-book", "sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb", "sphinxcontrib-bibtex")
+MADE_WHEN = "The day of each chapter's run, and the commit of the code that ran."
 STAMP = ".edgelab-inputs"
 TAIL = 15
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
@@ -170,7 +171,7 @@ def status(records: Records) -> str:
     if any(runs.values()):
         named = sorted({*records.chapters(), *(chapter for run in runs.values() for chapter in run)})
         parts += ["## Run time", timings.run_times(runs, named), timings.aims(runs, named)]
-        parts += ["## Made with", timings.made_with(runs)]
+        parts += ["## Made with", timings.made_with(runs), "## Made when", MADE_WHEN, timings.made_when(runs, named)]
     results = _results(records.published_ledger), _results(records.local_ledger)
     if any(results):
         names = dict.fromkeys([*results[0], *results[1]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from edgelab.errors import EdgelabError
 
 AIMS = {"ci": 10, "zoo": 30}
 """Profile -> minutes in which the whole course is to run on two cores."""
-READING = re.compile(r"^\| Time \| (\d+ minutes) to read", re.MULTILINE)
+READING = re.compile(r"^\| Time \| (\d+) minutes to read", re.MULTILINE)
+SPACE = "\N{NO-BREAK SPACE}"
 Run = Mapping[str, Mapping[str, Any]]
 
 
@@ -24,7 +26,8 @@ def read(path: Path) -> Run:
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         for record in run.values():
-            float(record["seconds"]), record["provenance"].items(), record["parameters"]["profile"]
+            float(record["seconds"]), record["parameters"]["profile"]
+            datetime.fromisoformat(record["provenance"]["when"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EdgelabError(
             f"{path} is not the record of a run ({type(error).__name__}: {error}): remove it and run the chapters again"
@@ -33,18 +36,25 @@ def read(path: Path) -> Run:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+    return f"{seconds:.1f}{SPACE}s" if seconds < 120 else f"{seconds / 60:.1f}{SPACE}min"
 
 
 def _took(run: Run, chapter: str) -> str:
     return _duration(run[chapter]["seconds"]) if chapter in run else DASH
 
 
+def _minutes(run: Run, chapter: str) -> str:
+    return f"{run[chapter]['seconds'] / 60:.1f}" if chapter in run else DASH
+
+
 def _made(run: Run, chapter: str) -> str:
     """Day and commit of a chapter's run."""
-    made = run.get(chapter, {}).get("provenance", {})
+    if chapter not in run:
+        return DASH
+    made = run[chapter]["provenance"]
+    day = datetime.fromisoformat(made["when"]).strftime("%d %b %Y").lstrip("0").replace(" ", SPACE)
     code = re.sub(r"^([0-9a-f]{8})[0-9a-f]+", r"\1", made.get("commit", ""))
-    return ", ".join(part for part in (made.get("when", "").split("T")[0], f"`{code}`" if code else "") if part) or DASH
+    return f"{day} `{code}`" if code else day
 
 
 def _profiles(run: Run) -> list[str]:
@@ -57,16 +67,19 @@ def _headed(runs: Mapping[str, Run]) -> dict[str, Run]:
 
 
 def run_times(runs: Mapping[str, Run], chapters: Sequence[str]) -> str:
-    """A table of every chapter's run time in each of the named `runs`, with its day and commit, and the sums."""
+    """A table of every chapter's run time in each of the `runs`, and their sums."""
     named = _headed(runs)
-    header = ["Chapter", *(cell for heading in named for cell in (heading, "When"))]
-    rows = [
-        [f"`{chapter}`", *(cell for run in named.values() for cell in (_took(run, chapter), _made(run, chapter)))]
-        for chapter in chapters
-    ]
-    sums = [(sum(record["seconds"] for record in run.values()), len(run)) for run in named.values()]
-    rows.append(["Together", *(cell for total, n in sums for cell in (_duration(total), f"{n} of {len(chapters)}"))])
-    return table(header, rows, range(1, len(header), 2))
+    rows = [[f"`{chapter}`", *(_took(run, chapter) for run in named.values())] for chapter in chapters]
+    sums = [_duration(sum(record["seconds"] for record in run.values())) for run in named.values()]
+    rows.append(["Together", *sums])
+    return table(["Chapter", *named], rows, range(1, len(named) + 1))
+
+
+def made_when(runs: Mapping[str, Run], chapters: Sequence[str]) -> str:
+    """A table of the day of every chapter's run in each of the `runs`, and of the commit of the code it ran."""
+    named = _headed(runs)
+    rows = [[f"`{chapter}`", *(_made(run, chapter) for run in named.values())] for chapter in chapters]
+    return table(["Chapter", *named], rows)
 
 
 def _verdict(seconds: float, missing: int, aim: int) -> str:
@@ -118,7 +131,7 @@ def made_with(runs: Mapping[str, Run]) -> str:
 
 
 def of_chapter(page: Path, runs: Sequence[Run]) -> str:
-    """Cells for the map of the course: how long the notebook `page` takes to read, as it says, and to run in `runs`.
+    """Cells for the map of the course, in minutes: how long `page`, a notebook, says it takes to read, and its `runs`.
 
     Raises EdgelabError where there is no such page or it does not say how long it takes.
     """
@@ -131,4 +144,4 @@ def of_chapter(page: Path, runs: Sequence[Run]) -> str:
     said = READING.search("\n".join(cell.source for cell in cells if cell.cell_type == "markdown"))
     if not said:
         raise EdgelabError(f"{page} does not say how long it takes: expected a line '| Time | 45 minutes to read'")
-    return " | ".join([said[1], *(_took(run, page.stem) for run in runs)])
+    return " | ".join([said[1], *(_minutes(run, page.stem) for run in runs)])
