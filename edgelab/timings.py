@@ -44,7 +44,7 @@ def _took(run: Run, chapter: str) -> str:
 
 
 def _minutes(run: Run, chapter: str) -> str:
-    return f"{run[chapter]['seconds'] / 60:.1f}" if chapter in run else DASH
+    return str(max(1, round(run[chapter]["seconds"] / 60))) if chapter in run else DASH
 
 
 def _made(run: Run, chapter: str) -> str:
@@ -55,6 +55,10 @@ def _made(run: Run, chapter: str) -> str:
     day = datetime.fromisoformat(made["when"]).strftime("%d %b %Y").lstrip("0").replace(" ", SPACE)
     code = re.sub(r"^([0-9a-f]{8})[0-9a-f]+", r"\1", made.get("commit", ""))
     return f"{day} `{code}`" if code else day
+
+
+def _words(chapter: str) -> str:
+    return chapter.replace("_", " ")
 
 
 def _profiles(run: Run) -> list[str]:
@@ -69,7 +73,7 @@ def _headed(runs: Mapping[str, Run]) -> dict[str, Run]:
 def run_times(runs: Mapping[str, Run], chapters: Sequence[str]) -> str:
     """A table of every chapter's run time in each of the `runs`, and their sums."""
     named = _headed(runs)
-    rows = [[f"`{chapter}`", *(_took(run, chapter) for run in named.values())] for chapter in chapters]
+    rows = [[_words(chapter), *(_took(run, chapter) for run in named.values())] for chapter in chapters]
     sums = [_duration(sum(record["seconds"] for record in run.values())) for run in named.values()]
     rows.append(["Together", *sums])
     return table(["Chapter", *named], rows, range(1, len(named) + 1))
@@ -78,7 +82,7 @@ def run_times(runs: Mapping[str, Run], chapters: Sequence[str]) -> str:
 def made_when(runs: Mapping[str, Run], chapters: Sequence[str]) -> str:
     """A table of the day of every chapter's run in each of the `runs`, and of the commit of the code it ran."""
     named = _headed(runs)
-    rows = [[f"`{chapter}`", *(_made(run, chapter) for run in named.values())] for chapter in chapters]
+    rows = [[_words(chapter), *(_made(run, chapter) for run in named.values())] for chapter in chapters]
     return table(["Chapter", *named], rows)
 
 
@@ -133,6 +137,7 @@ def made_with(runs: Mapping[str, Run]) -> str:
 def of_chapter(page: Path, runs: Sequence[Run]) -> str:
     """Cells for the map of the course, in minutes: how long `page`, a notebook, says it takes to read, and its `runs`.
 
+    A run of less than a minute counts as one.
     Raises EdgelabError where there is no such page or it does not say how long it takes.
     """
     import nbformat

@@ -263,11 +263,11 @@ def test_status_sets_the_runs_beside_each_other(tmp_path: Path):
     status = book.fill("<!-- edgelab: status -->", tmp_path)
     status = status.replace("\N{NO-BREAK SPACE}", " ")
     assert status.count("| Chapter | On digits (`ci`) | Published (`full`) | This machine (`ci`) |") == 2
-    assert "| `00_start` | \N{EN DASH} | 14.2 s | 3.1 s |" in status
-    assert "| `01_baseline` | 61.0 s | \N{EN DASH} | 7.2 min |" in status
+    assert "| 00 start | \N{EN DASH} | 14.2 s | 3.1 s |" in status
+    assert "| 01 baseline | 61.0 s | \N{EN DASH} | 7.2 min |" in status
     assert "| Together | 61.0 s | 14.2 s | 7.2 min |" in status
     made = "21 Nov 2026 `bbbbbbbb`"
-    assert f"| `00_start` | \N{EN DASH} | {made} | {made} |" in status
+    assert f"| 00 start | \N{EN DASH} | {made} | {made} |" in status
     assert "| numpy | 2.4.6 | 2.4.6 | 2.5.0 |" in status
     assert "| Machine | a laptop, 2 cores | a laptop, 2 cores | a laptop, 2 cores |" in status
     assert re.search(r"\| `resnet8`, baseline, pytorch \| 86\.12 .*`cifar10-jpeg` \| 85\.50 .*`digits` \|", status)
