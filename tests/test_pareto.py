@@ -249,6 +249,23 @@ def test_the_legend_names_what_is_drawn_and_takes_a_free_cell(drawn: Callable[..
     assert [ax.get_ylabel() for ax in two.axes] == ["test accuracy, %", ""]
 
 
+@pytest.mark.parametrize("panels", [1, 2, 3])
+@pytest.mark.parametrize(
+    "models", [["resnet8", "ds_cnn"], ["mobilenet_v3_small_25", "mobilenet_v3_small_50"], ["n" * 30]]
+)
+def test_the_legend_lies_within_the_figure(models: list[str], panels: int, drawn: Callable[..., Any]) -> None:
+    ledger = a_ledger(*((model, 1000 * (i + 1), 0.8 + i / 100) for i, model in enumerate(models)))
+    costs = ("bytes", "macs", "ram_bytes")[:panels]
+    with mpl.rc_context(_base.STYLE):
+        canvas = drawn(ledger.assign(ram_bytes=range(len(ledger))), *costs)
+        canvas.draw_without_rendering()
+        legend = canvas.legends[0] if canvas.legends else canvas.axes[-1].get_legend()
+        box = legend.get_window_extent()
+        assert (canvas.bbox.x0, canvas.bbox.y0) <= (box.x0, box.y0)
+        assert box.x1 <= canvas.bbox.x1 and box.y1 <= canvas.bbox.y1
+        assert not any(box.overlaps(ax.get_tightbbox()) for ax in canvas.axes[:panels])
+
+
 def test_what_cannot_be_drawn_is_one_line() -> None:
     with pytest.raises(EdgelabError, match=r"^no measurements to draw: run a chapter"):
         plots.pareto(THREE[:0])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure as Canvas
@@ -121,6 +122,15 @@ def new_canvas(columns: int) -> tuple[Canvas, list[Axes]]:
 
     canvas = Canvas(figsize=(WIDTH, 4 if columns == 1 else 3.2), layout="constrained", facecolor="white")
     return canvas, list(canvas.subplots(1, columns, squeeze=False)[0])
+
+
+def legend_below(canvas: Canvas, handles: Sequence[Artist], **look: Any) -> None:
+    """The legend below the panels, in three columns or as many as the canvas is wide enough for."""
+    for columns in (3, 2, 1):
+        legend = canvas.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, **look)
+        if columns == 1 or legend.get_window_extent().width <= canvas.bbox.width:
+            return
+        legend.remove()
 
 
 def plain_numbers(axis: Axis, steps: Sequence[int]) -> None:

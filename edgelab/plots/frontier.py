@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgelab.errors import EdgelabError
 from edgelab.pareto import dominated, front
-from edgelab.plots._base import STYLE, WIDTH, Figure, plain_numbers, style_of, table, to_svg
+from edgelab.plots._base import STYLE, WIDTH, Figure, legend_below, plain_numbers, style_of, table, to_svg
 from edgelab.plots.tradeoffs import framework_style, interval, legend_entries
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def _key(canvas: Canvas, spare: Axes | None, entries: list[Line2D]) -> None:
         Line2D([], [], linestyle="", marker="x", color=GREY, markersize=9, label="grey, crossed: dominated"),
     ]
     if spare is None:
-        canvas.legend(handles=entries, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
+        legend_below(canvas, entries, fontsize=10)
     else:
         spare.axis("off")
         spare.legend(handles=entries, loc="center", frameon=False, fontsize=10)

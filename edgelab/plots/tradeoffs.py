@@ -7,7 +7,18 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from edgelab.errors import EdgelabError
-from edgelab.plots._base import COLOURS, STYLE, Figure, Table, new_canvas, plain_numbers, style_of, table, to_svg
+from edgelab.plots._base import (
+    COLOURS,
+    STYLE,
+    Figure,
+    Table,
+    legend_below,
+    new_canvas,
+    plain_numbers,
+    style_of,
+    table,
+    to_svg,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,8 +48,7 @@ def accuracy_against_size(ledger: pd.DataFrame) -> Figure:
         ax.set(xlabel="size of the model file, kB (logarithmic)", ylabel="test accuracy, %", xscale="log")
         plain_numbers(ax.xaxis, (1, 2, 5))
         ax.margins(0.12)
-        entries = legend_entries(models, sorted(set(frame["framework"])))
-        canvas.legend(handles=entries, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
+        legend_below(canvas, legend_entries(models, sorted(set(frame["framework"]))), fontsize=10)
         svg = to_svg(canvas)
     numbers = frame[["model", "technique", "framework", "data", "seed", "bytes"]].assign(
         **{name.replace("_", " ") + ", %": 100 * frame[name] for name in ("accuracy", "accuracy_low", "accuracy_high")}

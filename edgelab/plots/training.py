@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from edgelab.errors import EdgelabError
-from edgelab.plots._base import LINES, STYLE, Figure, new_canvas, style_of, table, to_svg
+from edgelab.plots._base import LINES, STYLE, Figure, legend_below, new_canvas, style_of, table, to_svg
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +35,7 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
         for ax, label in zip(axes, ("validation accuracy, %", "training loss"), strict=True):
             ax.set(xlabel="epoch", ylabel=label)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        handles, names = axes[0].get_legend_handles_labels()
-        canvas.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
+        legend_below(canvas, axes[0].get_legend_handles_labels()[0])
         svg = to_svg(canvas)
     ends = [_course_of(name, rows) for name, rows in histories.items()]
     caption = "Learning curves: accuracy on the validation images and loss on the training images after each epoch."
