@@ -51,8 +51,9 @@ class Picture(NamedTuple):
 
 
 def sketch(path: Path | str | Needs) -> dict[str, str]:
-    """The program for the int8 .tflite file at `path`: name and text of every file, always the same for the same file.
+    """The program for the int8 .tflite file at `path`: name and text of every file.
 
+    The same file gives the same program, but for what LiteRT's kernels on this computer make of the test picture.
     Raises EdgelabError as `needs` does, and where the file does not take and give int8 or takes no images.
     """
     wanted = path if isinstance(path, Needs) else needs(path)
@@ -380,9 +381,10 @@ Flash {least:,} to {most:,} bytes, by how much of the runtime is linked in; aren
 Operators: {", ".join(wanted.adders)}.
 
 At the start the program classifies a test picture, a pattern that it makes itself, and prints whether the class is the
-one that LiteRT gave on the computer: {picture.test_class}, score {picture.test_score:g}. The pixels stay that picture
-until you fill them: `Classify` takes bytes from 0 to 255, as a camera gives them, and turns them into int8 itself. Do
-not normalise them before.
+one that LiteRT gave on the computer: class {picture.test_class}, score {picture.test_score:g}.
+
+The pixels stay that picture until you fill them: `Classify` takes bytes from 0 to 255, as a camera gives them, and
+turns them into int8 itself. Do not normalise them before.
 
 ## Arduino
 
