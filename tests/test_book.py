@@ -405,7 +405,7 @@ def test_the_introduction_links_every_chapter_with_its_own_times():
     intro = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
     assert listed == re.findall(r"\]\(\.\./notebooks/(\w+)\.ipynb\)", intro)
     assert listed == re.findall(
-        r"^\| \[.*\]\(\.\./notebooks/(\w+)\.ipynb\) \| .* \| <!-- times: \1 --> \|$", intro, re.MULTILINE
+        r"^\| \[.*\]\(\.\./notebooks/(\w+)\.ipynb\): .* \| <!-- times: \1 --> \|$", intro, re.MULTILINE
     )
 
 
