@@ -157,6 +157,8 @@ def _designs(group: object, path: Path) -> list[Design]:
             possible.append(Design(**dict(zip(group, chosen, strict=True))))
         except EdgelabError as problem:
             problems[str(problem)] = chosen
+    if not possible:
+        raise EdgelabError(f"{path}, space: no design with these values can be: {next(iter(problems))}")
     for place, (key, values) in enumerate(group.items()):
         for value in values:
             if not any(getattr(one, key) == value for one in possible):

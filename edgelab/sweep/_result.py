@@ -20,7 +20,7 @@ from edgelab.layers import layer_table
 from edgelab.ledger import Record
 from edgelab.profiles import Profile
 from edgelab.sweep._config import FIELDS, Config
-from edgelab.sweep._study import NOT_MINE, NOTE, Outcome, Step, design_of, front, search
+from edgelab.sweep._study import INTERRUPTED, NOT_MINE, NOTE, Outcome, Step, design_of, front, search
 from edgelab.zoo import Checkpoint
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CHAPTER = "15_sweep"
 IMAGE = (3, 32, 32)
-ENDS = {"COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "running"}
+ENDS = {"COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "refused", "RUNNING": "running"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ def table(study: Study) -> pd.DataFrame:
             continue
         outcome = Outcome(*trial.values)._asdict() if trial.values else {}
         seconds = round(trial.duration.total_seconds(), 1) if trial.duration else None
-        about = {"trial": trial.number, "ended": ENDS[trial.state.name], **asdict(design)}
+        ended = "lost" if trial.state.name == "FAIL" and note in ("", INTERRUPTED) else ENDS[trial.state.name]
+        about = {"trial": trial.number, "ended": ended, **asdict(design)}
         rows.append({**about, **outcome, "seconds": seconds, NOTE: note})
     return pd.DataFrame(rows, columns=["trial", "ended", *FIELDS, *Outcome._fields, "seconds", NOTE])
 

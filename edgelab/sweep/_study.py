@@ -40,7 +40,7 @@ HEARTBEAT = 10
 GRACE = 60
 RETRIES = 3
 MARGIN = 0.05
-DRAWS = 50
+DRAWS = 8
 WAIT = 1.0
 NOTE = "note"
 NOT_MINE = "taken by another"
@@ -305,7 +305,9 @@ def _sampler(config: Config) -> BaseSampler:
             )
             for _ in range(DRAWS):
                 drawn = {
-                    name: drawing.sample_independent(study, trial, name, values)
+                    name: config.space[name][0]
+                    if values.single()
+                    else drawing.sample_independent(study, trial, name, values)
                     for name, values in search_space.items()
                 }
                 if any(asdict(one) == drawn for one in free):
