@@ -83,7 +83,10 @@ def run_command(
         bool, typer.Option("--publish", help="Then put the outputs into the repository: ci notebooks/, else book/.")
     ] = False,
 ) -> None:
-    """Execute chapters that have changed or not finished; zoo and full: compare with the published results."""
+    """Execute chapters that have changed or not finished.
+
+    Results of zoo and full are then compared with the published ones.
+    """
     from edgelab import course
 
     with _one_line():
