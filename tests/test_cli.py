@@ -12,6 +12,7 @@ import time
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -149,10 +150,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return picture_folder(tmp_path_factory.mktemp("data") / "colours", 12)
 
 
-def test_measure_prints_one_json_object_and_nothing_else(tmp_path: Path, folder: Path) -> None:
+def test_measure_prints_one_json_object_and_nothing_else(tmp_path: Path, folder: Path, command: Any) -> None:
     path = tflite_file(tmp_path / "m.tflite", "int8")
     large = picture_folder(tmp_path / "large", 6, (16, 16))
-    done = edgelab("measure", path, "--data", large, "--limit", 3, "--threads", 1, "--json")
+    done = command("measure", path, "--data", large, "--limit", 3, "--threads", 1, "--json")
     found = json.loads(done.stdout)
     assert tuple(found) == report.KEYS
     assert (done.returncode, found["n_images"], found["macs"], found["data"]) == (0, 3, 576, "large")
@@ -166,16 +167,16 @@ def test_measure_prints_one_json_object_and_nothing_else(tmp_path: Path, folder:
     ]
 
 
-def test_measure_explains_when_asked(tmp_path: Path, folder: Path) -> None:
+def test_measure_explains_when_asked(tmp_path: Path, folder: Path, command: Any) -> None:
     path = tflite_file(tmp_path / "m.tflite", "int8")
-    found = json.loads(edgelab("measure", path, "--data", folder, "--explain", "--json").stdout)
+    found = json.loads(command("measure", path, "--data", folder, "--explain", "--json").stdout)
     assert tuple(found) == (*report.KEYS, "explain")
     assert set(found["explain"]) == {"int8", "sparsity"}
     assert all("m.tflite" in verdict for verdict in found["explain"].values())
 
 
-def test_measure_in_words(tmp_path: Path, folder: Path) -> None:
-    done = edgelab("measure", tflite_file(tmp_path / "m.tflite", "int8"), "--data", folder)
+def test_measure_in_words(tmp_path: Path, folder: Path, command: Any) -> None:
+    done = command("measure", tflite_file(tmp_path / "m.tflite", "int8"), "--data", folder)
     assert (done.returncode, done.stderr) == (0, "")
     words = done.stdout.splitlines()
     assert words[2].startswith("accuracy    33.33 % (95 % interval ")
@@ -274,11 +275,11 @@ def test_ctrl_c_ends_a_command_and_its_child(tmp_path: Path, name: str, images: 
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
-def test_predict_in_words(tmp_path: Path, folder: Path) -> None:
+def test_predict_in_words(tmp_path: Path, folder: Path, command: Any) -> None:
     path = tflite_file(tmp_path / "m.tflite", "int8")
     labels.write(path, ("red", "green", "blue"))
     image = next(folder.glob("red/*.png"))
-    done = edgelab("predict", path, image, "--top", 2)
+    done = command("predict", path, image, "--top", 2)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert re.fullmatch(r"m\.tflite: int8 input 8x8x3, run by ai-edge-litert [\d.]+", lines[0])
@@ -295,15 +296,15 @@ def test_predict_from_standard_input_with_json(folder: Path) -> None:
     assert len(found["labels"]) == 10 and len(found["images"][0]["classes"]) == 3
 
 
-def test_one_bad_picture_is_one_line_and_the_others_answers(tmp_path: Path, folder: Path) -> None:
+def test_one_bad_picture_is_one_line_and_the_others_answers(tmp_path: Path, folder: Path, command: Any) -> None:
     (tmp_path / "bad.png").write_text("no picture")
-    done = edgelab("predict", tmp_path / "bad.png", folder, "--json")
+    done = command("predict", tmp_path / "bad.png", folder, "--json")
     assert done.returncode == 2
     line = r"edgelab: cannot read the image .*bad\.png \(.*\): mend or remove it\nedgelab: 1 of 13 images failed\n"
     assert re.fullmatch(line, done.stderr)
     images = json.loads(done.stdout)["images"]
     assert len(images) == 13 and "error" in images[0] and all("classes" in image for image in images[1:])
-    done = edgelab("predict", tmp_path / "bad.png")
+    done = command("predict", tmp_path / "bad.png")
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
 
 

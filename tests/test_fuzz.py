@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -214,16 +213,10 @@ def test_200_damaged_files(with_tests: None, tmp_path: Path) -> None:
     assert len(lines) > 100 and len(found) - len(lines) > 10, "the damage must be neither harmless nor hopeless"
 
 
-def edgelab(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command itself, in a process of its own."""
-    command = [sys.executable, "-c", "from edgelab.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1])
-
-
-def test_a_dozen_through_the_command_itself(tmp_path: Path) -> None:
+def test_a_dozen_through_the_command_itself(tmp_path: Path, command: Any) -> None:
     files = [*damaged(tmp_path, 2, 60)][::5]
     for i, path in enumerate(files):
-        done = edgelab("macs" if i % 3 == 0 else "measure", str(path), *(["--json"] if i % 2 else []))
+        done = command("macs" if i % 3 == 0 else "measure", path, *(["--json"] if i % 2 else []))
         assert done.returncode in (0, 2), path.name
         lines = done.stderr.splitlines()
         if done.returncode == 2:
@@ -234,12 +227,12 @@ def test_a_dozen_through_the_command_itself(tmp_path: Path) -> None:
             assert done.stdout and all(line.startswith("edgelab: ") for line in lines)
 
 
-def test_damaged_files_through_the_micro_command(tmp_path: Path) -> None:
+def test_damaged_files_through_the_micro_command(tmp_path: Path, command: Any) -> None:
     """TensorFlow Lite Micro checks little: it is asked in a process of its own."""
     files = [path for path in damaged(tmp_path, 6, 200) if path.suffix == ".tflite"][::10]
     codes = Counter()
     for path in files:
-        done = edgelab("micro", str(path), "-o", str(tmp_path / f"{path.stem}.out"))
+        done = command("micro", path, "-o", tmp_path / f"{path.stem}.out")
         codes[done.returncode] += 1
         lines = done.stderr.splitlines()
         assert done.returncode in (0, 2) and "Traceback" not in done.stderr, path.name
@@ -250,11 +243,11 @@ def test_damaged_files_through_the_micro_command(tmp_path: Path) -> None:
     assert codes[2] > 5 and len(files) > 8
 
 
-def test_damaged_files_through_the_budget_command(tmp_path: Path) -> None:
+def test_damaged_files_through_the_budget_command(tmp_path: Path, command: Any) -> None:
     images = picture_folder(tmp_path / "images")
     for path in [*damaged(tmp_path, 7, 60)][::10]:
         page = tmp_path / f"{path.stem}.html"
-        done = edgelab("budget", str(path), "--flash", "1k", "--data", str(images), "-o", str(page))
+        done = command("budget", path, "--flash", "1k", "--data", images, "-o", page)
         assert done.returncode in (0, 1, 2) and "Traceback" not in done.stderr, path.name
         if done.returncode == 2:
             assert done.stdout == "" and len(done.stderr.splitlines()) == 1, (path.name, done.stderr)
@@ -308,16 +301,17 @@ def test_200_damaged_pictures(tmp_path: Path) -> None:
     assert len(found.errors) > 50 and len(found.answered) > 30
 
 
-def test_bad_pictures_and_files_through_the_predict_command(tmp_path: Path) -> None:
-    model, good = str(tflite_file(tmp_path / "m.tflite")), tmp_path / "good.png"
+def test_bad_pictures_and_files_through_the_predict_command(tmp_path: Path, command: Any) -> None:
+    model, good = tflite_file(tmp_path / "m.tflite"), tmp_path / "good.png"
     Image.new("RGB", (9, 9), "red").save(good)
     bad = bad_pictures(tmp_path)
-    done = edgelab("predict", model, str(good), *map(str, bad))
-    lines = done.stderr.splitlines()
+    done = command("predict", model, good, *bad)
+    *lines, last = done.stderr.splitlines()
+    assert last == f"edgelab: {len(bad)} of {len(bad) + 1} images failed"
     assert done.returncode == 2 and len(lines) == len(bad) and str(good) in done.stdout
     assert all(line.startswith("edgelab: cannot read the image ") for line in lines)
     for path in [*damaged(tmp_path, 5, 40)][::8]:
-        done = edgelab("predict", str(path), str(good), "--json")
+        done = command("predict", path, good, "--json")
         assert done.returncode in (0, 2) and "Traceback" not in done.stderr, path.name
         if done.returncode == 2:
             assert done.stdout == "" and len(done.stderr.splitlines()) == 1 and ": unexpected " not in done.stderr
