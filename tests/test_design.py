@@ -22,6 +22,7 @@ RECIPES = {name: Recipe(epochs=1, batch=32, peak_rate=0.02, crop=1, flip=False) 
 SETTINGS = Profile("tiny", "tiny", RECIPES, RECIPES, RECIPES, RECIPES, uses_kept=False)
 DENSE_MACS = 10_848_768
 ALL = Design("plain_cnn", speed_up=3, sparsity=0.5, teacher=True)
+TAUGHT_FIRST = replace(ALL, order="teach-first")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,13 @@ def kept(folder: Path) -> list[str]:
         ({"teacher": "ds_cnn"}, "expected teacher True or False, got 'ds_cnn'"),
         ({"bits": 4, "sparsity": 0.5}, "training to 4 bits moves zeros"),
         ({"model": "ds_cnn", "teacher": True}, "ds_cnn is the teacher and cannot learn from itself"),
+        ({"order": "backwards"}, "unknown order 'backwards': choose one of prune-first, teach-first"),
+        ({"order": "teach-first", "teacher": True}, "teach-first is an order of two steps: give a speed_up above 1"),
+        ({"order": "teach-first", "speed_up": 2}, "above 1 and a teacher"),
+        (
+            {"model": "ds_cnn", "order": "teach-first", "speed_up": 2, "teacher": True},
+            "ds_cnn is the teacher and cannot learn from itself",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(values: dict, told: str):
@@ -88,6 +96,11 @@ def test_a_design_can_be_a_key_and_does_not_change():
         (Design("resnet8", speed_up=1.5, bits=4), "structured_pruning_1_5x_qat_lsq_4bit", ".onnx"),
         (ALL, "structured_pruning_3x_distillation_t4_alpha0_9_magnitude_pruning_50_ptq_int8", ".tflite"),
         (
+            TAUGHT_FIRST,
+            "distillation_t4_alpha0_9_structured_pruning_3x_magnitude_pruning_50_ptq_int8",
+            ".tflite",
+        ),
+        (
             Design("ds_cnn", speed_up=2, teacher=True),
             "structured_pruning_2x_distillation_t4_alpha0_9_ptq_int8",
             ".tflite",
@@ -102,7 +115,10 @@ def test_the_technique_names_every_step_as_the_ledger_does(wanted: Design, techn
 def test_words_say_what_was_decided():
     assert Design("resnet8").in_words() == "resnet8, int8"
     told = ALL.in_words()
-    assert all(part in told for part in ("plain_cnn", "3x fewer MACs", "taught by ds_cnn", "50% of the weights zero"))
+    parts = ("plain_cnn", "3x fewer MACs", "taught by ds_cnn", "50% of the weights zero")
+    assert all(part in told for part in parts)
+    assert sorted(parts, key=told.index) == [*parts]
+    assert sorted(parts, key=TAUGHT_FIRST.in_words().index) == [parts[0], parts[2], parts[1], parts[3]]
 
 
 def test_all_steps_are_in_the_file_and_in_the_record(tiny: data.Dataset, folder: Path):
@@ -143,6 +159,41 @@ def test_the_teacher_is_asked(tiny: data.Dataset, folder: Path):
     assert not np.array_equal(taught.arrays["fc2.weight"], alone.arrays["fc2.weight"])
     shapes = [{k: a.shape for k, a in models.to_arrays(pruning.restore(one)).items()} for one in (alone, taught)]
     assert shapes[0] == shapes[1], "no channel comes back"
+
+
+def test_the_order_is_kept_and_steps_are_shown_from_when_the_channels_are_settled(tiny: data.Dataset, folder: Path):
+    def seen(wanted: Design) -> list[list[str]]:
+        shown: list[list[str]] = []
+
+        def watch(network: zoo.Checkpoint) -> None:
+            shown.append(history(network))
+
+        shown.append(history(design._float(wanted, tiny, SETTINGS, watch)))
+        return shown
+
+    def history(network: zoo.Checkpoint) -> list[str]:
+        if network.origin is None:
+            return [network.model]
+        start = network.origin.start.split("+")[0]
+        earlier = zoo.load(folder / "cache" / "checkpoints" / f"{start}.safetensors")
+        return [*history(earlier), network.origin.technique]
+
+    narrow, taught, zeros = "structured_pruning_3x", Distillation().technique, "magnitude_pruning_50"
+    whole = ["plain_cnn", narrow, taught, zeros]
+    assert seen(ALL) == [whole[:2], whole[:3], whole]
+    other = ["plain_cnn", taught, narrow, zeros]
+    assert seen(TAUGHT_FIRST) == [other[:3], other]
+    assert seen(replace(ALL, speed_up=1, teacher=False)) == [["plain_cnn"], ["plain_cnn", zeros]]
+
+
+def test_what_the_watcher_raises_ends_the_work_before_the_bits(tiny: data.Dataset, folder: Path):
+    def watch(network: zoo.Checkpoint) -> None:
+        raise RuntimeError("hopeless")
+
+    before = kept(folder)
+    with pytest.raises(RuntimeError, match="hopeless"):
+        design.build(Design("plain_cnn", bits=4), tiny, SETTINGS, folder / "hopeless.onnx", watch)
+    assert kept(folder) == before and not (folder / "hopeless.onnx").exists()
 
 
 def test_four_bits_of_a_narrow_network_become_an_onnx_file(tiny: data.Dataset, folder: Path):
