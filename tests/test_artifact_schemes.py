@@ -66,6 +66,16 @@ def exact(torch_model, keras_model, tmp_path_factory) -> dict[str, artifact.Arti
     return {suffix: artifact.save(model, folder / f"small.{suffix}") for suffix, model in models.items()}
 
 
+@pytest.fixture(scope="module")
+def schemes(keras_model, tmp_path_factory) -> dict[str, artifact.Artifact]:
+    """The Keras model in every scheme of .tflite files."""
+    folder = tmp_path_factory.mktemp("schemes")
+    images = {scheme: IMAGES if scheme in _to_tflite.CALIBRATED else None for scheme in TFLITE_BITS}
+    return {
+        scheme: artifact.save(keras_model, folder / f"{scheme}.tflite", images[scheme], scheme) for scheme in images
+    }
+
+
 def quantized_weights(path: Path) -> list[np.ndarray]:
     """The scales of every 8-bit weight of two axes or more in a .tflite file."""
     from ai_edge_litert.interpreter import Interpreter
@@ -76,9 +86,8 @@ def quantized_weights(path: Path) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("scheme", TFLITE_BITS)
-def test_tflite_schemes(scheme: str, keras_model, exact, tmp_path: Path) -> None:
-    images = IMAGES if scheme in _to_tflite.CALIBRATED else None
-    file = artifact.save(keras_model, tmp_path / "m.tflite", images, scheme)
+def test_tflite_schemes(scheme: str, schemes, exact) -> None:
+    file = schemes[scheme]
     counted = [row for row in layer_table(file.path).layers if row.macs]
     wide = [row for row in counted if row.parameters >= 1024]
     assert {(row.weight_bits, row.activation_bits) for row in wide} == {TFLITE_BITS[scheme]}
@@ -91,11 +100,10 @@ def test_tflite_schemes(scheme: str, keras_model, exact, tmp_path: Path) -> None
     assert 0 < error < {"float16": 1e-3, "int16x8": 0.02}.get(scheme, 0.08)
 
 
-def test_tflite_weights_have_a_scale_a_channel_or_one(keras_model, tmp_path: Path) -> None:
-    first, again = (artifact.save(keras_model, tmp_path / f"{name}.tflite", IMAGES) for name in ("first", "again"))
-    assert again.path.read_bytes() == first.path.read_bytes()
-    many = quantized_weights(first.path)
-    one = quantized_weights(artifact.save(keras_model, tmp_path / "m.tflite", IMAGES, "int8_per_tensor").path)
+def test_tflite_weights_have_a_scale_a_channel_or_one(keras_model, schemes, tmp_path: Path) -> None:
+    again = artifact.save(keras_model, tmp_path / "again.tflite", IMAGES)
+    assert again.path.read_bytes() == schemes["int8"].path.read_bytes()
+    many, one = (quantized_weights(schemes[scheme].path) for scheme in ("int8", "int8_per_tensor"))
     assert len(many) == len(one) > 0
     assert {len(scales) for scales in one} == {1} and {len(scales) for scales in many} >= {16, 96}
 
@@ -248,7 +256,7 @@ def test_what_cannot_be_is_refused_before_any_work(
     assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
 
 
-def test_weights_that_are_no_numbers_are_named(keras_model, torch_model, tmp_path: Path) -> None:
+def test_weights_that_are_no_numbers_are_named(keras_model, torch_model, exact, tmp_path: Path) -> None:
     import torch
     from onnx import load, numpy_helper, save
 
@@ -263,10 +271,9 @@ def test_weights_that_are_no_numbers_are_named(keras_model, torch_model, tmp_pat
     clone.get_layer("fc").bias.assign([-np.inf] + [0.0] * 15)
     with pytest.raises(EdgelabError, match=r"m\.tflite: fc/bias.* holds 1 of 16 values"):
         artifact.save(clone, tmp_path / "m.tflite", IMAGES)
-    file = artifact.save(torch_model, tmp_path / "f.onnx")
-    proto = load(file.path)
+    proto = load(exact["onnx"].path)
     stored = next(t for t in proto.graph.initializer if t.name == "fc.bias")
     stored.CopyFrom(numpy_helper.from_array(np.full(4, np.nan, np.float32), "fc.bias"))
-    save(proto, file.path)
+    save(proto, tmp_path / "f.onnx")
     with pytest.raises(EdgelabError, match=r"m\.onnx: fc\.bias holds 4 of 4 values"):
-        artifact.save(file, tmp_path / "m.onnx", IMAGES)
+        artifact.save(artifact.load(tmp_path / "f.onnx"), tmp_path / "m.onnx", IMAGES)
