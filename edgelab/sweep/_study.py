@@ -22,18 +22,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import optuna
+from optuna import Study, Trial
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
+from tqdm import tqdm
 
 from edgelab.design import Design
 from edgelab.errors import EdgelabError
-from edgelab.sweep._config import Config
-
-if TYPE_CHECKING:
-    from optuna import Study, Trial
-    from optuna.distributions import BaseDistribution
-    from optuna.samplers import BaseSampler
-    from optuna.storages import RDBStorage
-    from optuna.trial import FrozenTrial
+from edgelab.sweep._config import FIELDS, Config
 
 DIRECTIONS: tuple[Literal["maximize", "minimize"], ...] = ("maximize", "minimize", "minimize")
 HEARTBEAT = 10
@@ -78,8 +82,6 @@ class Standing:
 
     def __init__(self, trials: list[FrozenTrial], mine: int | None = None) -> None:
         """Read the trials, oldest first."""
-        from optuna.trial import TrialState
-
         self.done: dict[Design, FrozenTrial] = {}
         self.running: set[Design] = set()
         broken: Counter[Design] = Counter()
@@ -106,8 +108,6 @@ class Standing:
 
 def design_of(trial: FrozenTrial) -> Design | None:
     """What a trial is about; None while that is not decided."""
-    from edgelab.sweep._config import FIELDS
-
     return Design(**trial.params) if set(FIELDS) <= set(trial.params) else None
 
 
@@ -118,8 +118,6 @@ def search(config: Config, evaluate: Evaluate, storage: str | None = None) -> St
     as tried; what else it raises ends the search, and the design is tried again by the next one.
     Raises EdgelabError where the database cannot be used or holds another sweep of that name.
     """
-    from tqdm import tqdm
-
     with _storage_named(storage):
         study = _opened(config, storage)
         with tqdm(desc=f"sweep {config.study}", total=config.goal, unit="trial", disable=storage is None) as bar:
@@ -149,10 +147,8 @@ def _go_on(study: Study, config: Config, evaluate: Evaluate, standing: Standing,
 
 
 def _fail_stale(study: Study) -> None:
-    import optuna
-
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore", ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)
 
 
@@ -195,9 +191,7 @@ def _stop_if_hopeless(trial: Trial, step: Step) -> None:
     they do not cost accuracy, so 5 points leave room; a network that has only just begun to learn may yet prove the
     rule wrong, and is the price of the time saved.
     """
-    import optuna
-
-    finished = (optuna.trial.TrialState.COMPLETE,)
+    finished = (TrialState.COMPLETE,)
     for other in trial.study.get_trials(deepcopy=False, states=finished):
         better = Outcome(*other.values)
         is_cheaper = better.bytes <= step.weight_bytes and better.macs <= step.macs
@@ -209,14 +203,12 @@ def _stop_if_hopeless(trial: Trial, step: Step) -> None:
 
 def _opened(config: Config, storage: str | None) -> Study:
     """The study in the database, made if need be. Raises EdgelabError where it is about something else."""
-    import optuna
-
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     keeper = _keeper(storage) if storage else None
     study = optuna.create_study(
         study_name=config.study,
         storage=keeper,
-        sampler=_sampler(config),
+        sampler=_Distinct(config),
         directions=DIRECTIONS,
         load_if_exists=True,
     )
@@ -232,18 +224,13 @@ def _opened(config: Config, storage: str | None) -> Study:
 
 def _keeper(storage: str) -> RDBStorage:
     """Optuna's storage at a URL. Where two processes make the tables at once one of them fails, and tries again."""
-    import optuna
-    from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
-
     wait = {"timeout": 60} if storage.startswith("sqlite") else {"connect_timeout": 10}
     engine = {"connect_args": wait, "pool_pre_ping": True}
     for attempt in (1, 2, 3):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return optuna.storages.RDBStorage(
-                    storage, engine_kwargs=engine, heartbeat_interval=HEARTBEAT, grace_period=GRACE
-                )
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return RDBStorage(storage, engine_kwargs=engine, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
         except (IntegrityError, OperationalError, ProgrammingError):
             if attempt == 3:
                 raise
@@ -258,10 +245,6 @@ def _keeper(storage: str) -> RDBStorage:
 @contextmanager
 def _storage_named(storage: str | None) -> Iterator[None]:
     """Say what is wrong with a database in one line that names it without its password."""
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-
     try:
         shown = make_url(storage).render_as_string() if storage else ""
         yield
@@ -281,40 +264,45 @@ def front(study: Study) -> list[tuple[Design, Outcome]]:
     return sorted(found, key=lambda one: (one[1].bytes, one[1].macs))
 
 
-def _sampler(config: Config) -> BaseSampler:
+class _Distinct(BaseSampler):
     """Draws designs that can be and that nobody has, lost ones first; each trial from a seed of its own.
 
-    So a search that was interrupted draws what it would have drawn, and two processes do not draw alike.
+    So two processes do not draw alike, and one that was interrupted does not repeat itself.
     """
-    import optuna
 
-    class Distinct(optuna.samplers.BaseSampler):
-        def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-            return {name: optuna.distributions.CategoricalDistribution(values) for name, values in config.space.items()}
+    def __init__(self, config: Config) -> None:
+        self.config = config
 
-        def sample_relative(
-            self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
-        ) -> dict[str, Any]:
-            standing = Standing(study.get_trials(deepcopy=False))
-            if standing.lost:
-                return asdict(standing.lost[0])
-            free = [one for one in config.designs if one not in standing.taken]
-            seed = (1_000_003 * config.seed + trial.number) % 2**32
-            drawing = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}[config.sampler](
-                seed=seed
-            )
-            for _ in range(DRAWS):
-                drawn = {
-                    name: config.space[name][0]
-                    if values.single()
-                    else drawing.sample_independent(study, trial, name, values)
-                    for name, values in search_space.items()
-                }
-                if any(asdict(one) == drawn for one in free):
-                    return drawn
-            return asdict(random.Random(seed).choice(free or config.designs))
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {name: CategoricalDistribution(values) for name, values in self.config.space.items()}
 
-        def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
-            raise NotImplementedError(f"{param_name} belongs to a design, which is drawn as a whole")
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        standing = Standing(study.get_trials(deepcopy=False))
+        if standing.lost:
+            return asdict(standing.lost[0])
+        free = [asdict(one) for one in self.config.designs if one not in standing.taken]
+        seed = (1_000_003 * self.config.seed + trial.number) % 2**32
+        sampler: BaseSampler = RandomSampler(seed)
+        if self.config.sampler == "tpe":
+            sampler = TPESampler(seed=seed, multivariate=True, constant_liar=False)
+        for _ in range(DRAWS):
+            drawn = self._draw(sampler, study, trial, search_space)
+            if drawn in free:
+                return drawn
+        return random.Random(seed).choice(free or [asdict(self.config.designs[0])])
 
-    return Distinct()
+    def _draw(
+        self, sampler: BaseSampler, study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A value for each field; together they need not be a design that can be."""
+        only = {name: values[0] for name, values in self.config.space.items()}
+        several = {name: values for name, values in space.items() if not values.single()}
+        return only | (
+            sampler.sample_relative(study, trial, several)
+            or {name: sampler.sample_independent(study, trial, name, values) for name, values in several.items()}
+        )
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
+        raise NotImplementedError(f"{param_name} belongs to a design, which is drawn as a whole")
