@@ -275,9 +275,7 @@ def sweep_command(
         str | None,
         typer.Option(metavar="URL", help="A database where several machines meet; by default a file in the folder."),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder; build/sweep/STUDY by default.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; build/sweep/STUDY by default.")] = None,
 ) -> None:
     """Search designs for the best accuracy at every cost."""
     with _one_line(2):
