@@ -258,20 +258,22 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return request.getfixturevalue("postgres") if request.param == "postgres" else at(tmp_path)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process is given up after three seconds without a sign of life; those of `worker` give one every second."""
     be_impatient(monkeypatch.setattr)
 
 
+IMPATIENT = "import test_sweep; test_sweep.be_impatient(setattr)"
+
+
 def be_impatient(put: Callable[[object, str, float], None]) -> None:
-    """A process is given up after three seconds without a sign of life."""
     for name, seconds in (("HEARTBEAT", 1), ("GRACE", 3), ("WAIT", 0.1)):
         put(_study, name, seconds)
 
 
 def worker(name: str, url: str, folder: str, hangs: bool = False) -> None:
     """Take part in the study `name`; each design tried leaves a line in the folder. Begins when two have joined."""
-    be_impatient(setattr)
     log = Path(folder) / f"{os.getpid()}.txt"
 
     def evaluate(design: Design, watch: Callable[[Step], None]) -> Outcome:
@@ -300,23 +302,20 @@ def states(name: str, url: str) -> Counter[str]:
 def test_two_processes_share_one_study(url: str, start_python: Callable, tmp_path: Path):
     folder = tmp_path / "logs"
     folder.mkdir()
-    source = f"import test_sweep; test_sweep.worker('shared', {url!r}, {str(folder)!r})"
-    processes = [start_python(source) for _ in range(2)]
-    for process in processes:
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == 0, said
+    process = start_python(f"{IMPATIENT}; test_sweep.worker('shared', {url!r}, {str(folder)!r})")
+    worker("shared", url, str(folder))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
     logs = [path.read_text().splitlines() for path in folder.iterdir()]
     assert len(logs) == 2 and all(logs), "both have worked"
     assert sorted(line for lines in logs for line in lines) == sorted(map(str, FEW.designs)), "each design once"
     assert states("shared", url) == {"COMPLETE": FEW.goal}
 
 
-def test_the_trial_of_a_killed_process_is_tried_again(
-    url: str, start_python: Callable, tmp_path: Path, impatient: None
-):
+def test_the_trial_of_a_killed_process_is_tried_again(url: str, start_python: Callable, tmp_path: Path):
     folder = tmp_path / "logs"
     folder.mkdir()
-    process = start_python(f"import test_sweep; test_sweep.worker('killed', {url!r}, {str(folder)!r}, hangs=True)")
+    process = start_python(f"{IMPATIENT}; test_sweep.worker('killed', {url!r}, {str(folder)!r}, hangs=True)")
     wait_until(lambda: process.poll() is not None or any(path.read_text() for path in folder.iterdir()))
     assert process.poll() is None, process.stderr.read()
     recorder = Recorder()
