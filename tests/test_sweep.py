@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from support import tiny_dataset
 
-from edgelab import cli, folders, ledger, sweep
+from edgelab import cli, design, folders, ledger, sweep
 from edgelab.design import Design
 from edgelab.errors import EdgelabError
 from edgelab.sweep import Config, Outcome, Step, _study
@@ -199,6 +199,8 @@ def test_another_sweep_of_the_same_name_is_one_line(tmp_path: Path):
     for other in (replace(CONFIG, designs=DESIGNS[:3]), replace(CONFIG, profile="zoo")):
         with pytest.raises(EdgelabError, match="study 'test' is there already and searches something else"):
             sweep.search(other, Recorder(), at(tmp_path))
+    with pytest.raises(EdgelabError, match="its space, profile, images or epochs differ"):
+        sweep.search(replace(CONFIG, trials=1), Recorder(), at(tmp_path), images="others")
     sweep.search(replace(CONFIG, trials=1, sampler="random", seed=5), Recorder(), at(tmp_path))
 
 
@@ -395,6 +397,16 @@ def test_the_command_finds_measures_and_draws_the_front(
     assert all(f"{size:,}" in out for size in rows["bytes"]) and "validation" in out.splitlines()[0]
     assert (results / "front.svg").read_bytes().startswith(b"<?xml")
     assert "2/2" in err, "progress"
+
+
+def test_a_sweep_in_which_nothing_finished_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refused(*_: object) -> None:
+        raise EdgelabError("out of reach")
+
+    monkeypatch.setattr(design, "build", refused)
+    with pytest.raises(EdgelabError, match=r"none of the 3 trials has finished \(out of reach\): mend that, and give"):
+        sweep.run(replace(FEW, trials=3), tmp_path)
+    assert not (tmp_path / "ledger.csv").exists()
 
 
 def pictures(dataset: object, part: str) -> dict:

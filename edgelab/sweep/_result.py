@@ -90,11 +90,14 @@ def run(config: Config, folder: Path | str, storage: str | None = None) -> Found
     folder.mkdir(parents=True, exist_ok=True)
     own = URL.create("sqlite", database=str(folder / "study.sqlite3")).render_as_string()
     bench = _Bench(config.dataset(), config.settings(), folder / "models")
-    study = search(config, bench, storage or config.storage or own)
+    study = search(config, bench, storage or config.storage or own, bench.dataset.fingerprint)
     best, trials = front(study), table(study)
     if not best:
-        notes = [note for note in trials["note"] if note]
-        raise EdgelabError(f"none of the {len(trials)} trials has finished: {notes[0] if notes else 'see trials.csv'}")
+        notes = [note for note in trials[NOTE] if note]
+        raise EdgelabError(
+            f"none of the {len(trials)} trials has finished ({notes[0] if notes else 'all were lost'}): mend that, "
+            "and give the study another name"
+        )
     with exclusive(folder / ".lock", lambda: print("edgelab: another process measures the front", file=sys.stderr)):
         records = [_measured(one, bench) for one, _ in best]
         _write(folder, trials, records)

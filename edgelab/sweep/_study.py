@@ -111,15 +111,15 @@ def design_of(trial: FrozenTrial) -> Design | None:
     return Design(**trial.params) if set(FIELDS) <= set(trial.params) else None
 
 
-def search(config: Config, evaluate: Evaluate, storage: str | None = None) -> Study:
+def search(config: Config, evaluate: Evaluate, storage: str | None = None, images: str = "") -> Study:
     """Try designs of `config` with `evaluate` until its goal is reached, and return the study.
 
-    Without `storage`, the URL of a database, nothing is kept. A design for which `evaluate` raises EdgelabError counts
-    as tried; what else it raises ends the search, and the design is tried again by the next one.
+    Without `storage`, the URL of a database, nothing is kept. `images` is the fingerprint of those that `evaluate`
+    looks at: who looks at others cannot join. A design for which `evaluate` raises EdgelabError counts as tried; what else it raises ends the search, and the design is tried again by the next one.
     Raises EdgelabError where the database cannot be used or holds another sweep of that name.
     """
     with _storage_named(storage):
-        study = _opened(config, storage)
+        study = _opened(config, storage, images)
         with tqdm(desc=f"sweep {config.study}", total=config.goal, unit="trial", disable=storage is None) as bar:
             while True:
                 _fail_stale(study)
@@ -201,7 +201,7 @@ def _stop_if_hopeless(trial: Trial, step: Step) -> None:
             raise optuna.TrialPruned(told)
 
 
-def _opened(config: Config, storage: str | None) -> Study:
+def _opened(config: Config, storage: str | None, images: str) -> Study:
     """The study in the database, made if need be. Raises EdgelabError where it is about something else."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     keeper = _keeper(storage) if storage else None
@@ -212,13 +212,15 @@ def _opened(config: Config, storage: str | None) -> Study:
         directions=DIRECTIONS,
         load_if_exists=True,
     )
-    known = study.user_attrs.get("identity")
-    if known != config.identity and (known or study.get_trials(deepcopy=False)):
+    known, agreed = study.user_attrs, {"identity": config.identity, "images": images}
+    is_foreign = "identity" not in known and study.get_trials(deepcopy=False)
+    if is_foreign or any(known.get(key, value) != value for key, value in agreed.items()):
         raise EdgelabError(
-            f"the study {config.study!r} is there already and searches something else (space, profile, data or epochs "
-            "differ): give this one another name"
+            f"the study {config.study!r} is there already and searches something else (its space, profile, images or "
+            "epochs differ): give this one another name"
         )
-    study.set_user_attr("identity", config.identity)
+    for key, value in agreed.items():
+        study.set_user_attr(key, value)
     return study
 
 
