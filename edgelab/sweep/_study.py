@@ -115,7 +115,8 @@ def search(config: Config, evaluate: Evaluate, storage: str | None = None, image
     """Try designs of `config` with `evaluate` until its goal is reached, and return the study.
 
     Without `storage`, the URL of a database, nothing is kept. `images` is the fingerprint of those that `evaluate`
-    looks at: who looks at others cannot join. A design for which `evaluate` raises EdgelabError counts as tried; what else it raises ends the search, and the design is tried again by the next one.
+    looks at: who looks at others cannot join. A design for which `evaluate` raises EdgelabError counts as tried; what
+    else it raises ends the search, and the design is tried again by the next one.
     Raises EdgelabError where the database cannot be used or holds another sweep of that name.
     """
     with _storage_named(storage):
