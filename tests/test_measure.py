@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -55,6 +55,22 @@ def test_accuracy_does_not_depend_on_the_files_batch(tmp_path: Path) -> None:
     split = coloured(40, wrong=6)
     fixed = measure.accuracy(brightest(tmp_path / "fixed.onnx", [7, 3, 32, 32]), split)
     assert fixed == measure.accuracy(brightest(tmp_path / "any.onnx"), split)
+
+
+def test_the_same_question_is_run_once_and_another_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, run = [], measure._run
+    monkeypatch.setattr(measure, "_run", lambda *asked: runs.append(asked) or run(*asked))
+    file, split = brightest(tmp_path / "m.onnx"), coloured(11, wrong=2)
+    first = measure.predictions(file, split)
+    first[:] = -1
+    again = measure.predictions(file, split)
+    assert len(runs) == 1 and (again >= 0).all()
+    turned = Split(split.images[::-1], split.labels)
+    assert np.array_equal(measure.predictions(file, turned), again[::-1])
+    assert np.array_equal(measure.predictions(replace(file, pixels="unit"), split), again)
+    brightest(file.path, [11, 3, 32, 32])  # another file in its place
+    assert np.array_equal(measure.predictions(file, split), again)
+    assert len(runs) == 4
 
 
 def test_images_the_file_cannot_know_are_named(tmp_path: Path) -> None:
