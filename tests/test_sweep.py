@@ -75,7 +75,7 @@ def at(folder: Path) -> str:
         (MINIMAL + "profile: big\n", "profile: expected one of ci, zoo, full, got 'big'"),
         (MINIMAL + "sampler: grid\n", "sampler: expected one of tpe, random, got 'grid'"),
         (MINIMAL + "seed: -1\n", "seed: expected a whole number from 0 up, got -1"),
-        (MINIMAL + "epochs: {fine_tuning: 0}\n", "epochs: expected whole numbers from 1 up for any of recipes,"),
+        (MINIMAL + "epochs: {fine_tuning: 0}\n", "epochs: expected a whole number from 1 up for any of recipes,"),
         (MINIMAL + "epochs: {teaching: 1}\n", "for any of recipes, retraining, fine_tuning, got {'teaching': 1}"),
         (MINIMAL.replace("model:", "network:"), "space: unknown key 'network': choose among model, speed_up"),
         (MINIMAL.replace("[resnet8]", "resnet8"), "space.model: expected a list of values such as [resnet8]"),
@@ -393,7 +393,7 @@ def test_the_command_finds_measures_and_draws_the_front(
     assert list(trials["ended"]) == ["finished", "finished"] and set(rows["chapter"]) == {"15_sweep"}
     assert set(rows["technique"]) <= {Design("plain_cnn", 3, zeros).technique for zeros in (0, 0.5)}
     assert set(rows["n_test"]) == {len(dataset.test)} and set(rows["macs"]) == set(trials["macs"])
-    assert f"{len(rows)} designs on the front of 2 trials (2 finished)" in out
+    assert re.search(rf"^{len(rows)} designs? on the front of 2 trials \(2 finished\)$", out, re.M)
     assert all(f"{size:,}" in out for size in rows["bytes"]) and "validation" in out.splitlines()[0]
     assert (results / "front.svg").read_bytes().startswith(b"<?xml")
     assert "2/2" in err, "progress"

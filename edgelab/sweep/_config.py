@@ -96,7 +96,7 @@ KEYS: dict[str, Check] = {
     "storage": (lambda value: isinstance(value, str), "a URL such as postgresql+psycopg://user@host/database"),
     "seed": (lambda value: _is_whole(value, 0), "a whole number from 0 up"),
     "sampler": (lambda value: value in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
-    "epochs": (_is_epochs, f"whole numbers from 1 up for any of {', '.join(STEPS)}"),
+    "epochs": (_is_epochs, f"a whole number from 1 up for any of {', '.join(STEPS)}, such as {{fine_tuning: 2}}"),
 }
 NEEDED = ("study", "space", "trials")
 

@@ -149,6 +149,7 @@ def in_words(found: Found) -> str:
         shares = f"{outcome.accuracy:.1%}", f"{record.accuracy:.1%}", interval
         rows.append((design.in_words(), *shares, f"{record.bytes:,}", f"{record.macs:,}"))
     counts = ", ".join(f"{number} {end}" for end, number in found.trials["ended"].value_counts().items())
-    told = f"{len(found.front)} designs on the front of {len(found.trials)} trials ({counts})"
+    designs = "design" if len(found.front) == 1 else "designs"
+    told = f"{len(found.front)} {designs} on the front of {len(found.trials)} trials ({counts})"
     files = f"{found.folder}: ledger.csv, front.svg, trials.csv, models"
     return "\n".join([*aligned(rows, right=(1, 2, 4, 5)), "", told, files])
