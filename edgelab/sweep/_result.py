@@ -122,7 +122,8 @@ def table(study: Study) -> pd.DataFrame:
         ended = "lost" if trial.state.name == "FAIL" and note in ("", INTERRUPTED) else ENDS[trial.state.name]
         about = {"trial": trial.number, "ended": ended, **asdict(design)}
         rows.append({**about, **outcome, "seconds": seconds, NOTE: note})
-    return pd.DataFrame(rows, columns=["trial", "ended", *FIELDS, *Outcome._fields, "seconds", NOTE])
+    frame = pd.DataFrame(rows, columns=["trial", "ended", *FIELDS, *Outcome._fields, "seconds", NOTE])
+    return frame.astype({"bytes": "Int64", "macs": "Int64"})
 
 
 def _write(folder: Path, trials: pd.DataFrame, records: Sequence[Record]) -> None:
