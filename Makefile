@@ -9,8 +9,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PROFILE ?= full
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-# The longest run in `make book`; their outputs are compared every week, or by `make test LONG=`.
-LONG := $(foreach name,05_distillation 10_own_data 13_imagenet,notebooks/$(name).ipynb)
+# The longer ones run in `make book`; their outputs are compared every week, or by `make test LONG=`.
+LONG := $(foreach number,02 03 04 05 07 10 13,$(wildcard notebooks/$(number)_*.ipynb))
 COMPARED = $(filter-out $(LONG),$(NOTEBOOKS))
 # What is compared runs alike everywhere: on one thread (two notebooks at a time), without a GPU; TensorFlow is quiet.
 QUIET := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF_CPP_MIN_LOG_LEVEL=3 CUDA_VISIBLE_DEVICES=-1
