@@ -48,6 +48,10 @@ def test_round_trip_of_every_kept_checkpoint(tmp_path: Path, path: Path, suffix:
     """Its own images are not here: other ones calibrate as well and show as well whether the file is the network."""
     kept = zoo.load(path)
     digits = data.load("digits")
+    if suffix == "tflite" and kept.model.startswith("mobilenet_v3"):  # a network of the PyTorch track alone
+        with pytest.raises(EdgelabError, match=f"unknown model '{kept.model}'"):
+            export.export(kept, tmp_path / "m.tflite", int8=int8, dataset=digits)
+        return
     found = export.export(kept, tmp_path / f"m.{suffix}", int8=int8, dataset=digits)
     assert found.checked == len(digits.validation) and found.bytes == (tmp_path / f"m.{suffix}").stat().st_size
     assert found.agreeing >= export.LEAST[int8] * found.checked and found.key == path.stem
@@ -126,7 +130,7 @@ def test_every_name_that_an_error_lists_is_understood() -> None:
     names = str(caught.value).partition(" one of ")[2].split(", ")
     known = sorted(zoo.KEPT.glob("*.safetensors"))
     assert [export.find(name) for name in names] == known
-    assert {"plain_cnn", "resnet8", "ds_cnn", "resnet8-qat_int8"} < set(names)
+    assert {"plain_cnn", "resnet8", "ds_cnn", "resnet8-qat_lsq_2bit"} < set(names)
     assert sum(len(name) for name in names) < 0.7 * sum(len(file.stem) for file in known)
     with pytest.raises(EdgelabError, match=r"^there is no checkpoint 'ds_cnn-pruned': expected .* or one of ds_cnn$"):
         export.find("ds_cnn-pruned")

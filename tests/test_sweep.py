@@ -76,7 +76,7 @@ def at(folder: Path) -> str:
         (MINIMAL + "sampler: grid\n", "sampler: expected one of tpe, random, got 'grid'"),
         (MINIMAL + "seed: -1\n", "seed: expected a whole number from 0 up, got -1"),
         (MINIMAL + "epochs: {fine_tuning: 0}\n", "epochs: expected a whole number from 1 up for any of recipes,"),
-        (MINIMAL + "epochs: {teaching: 1}\n", "for any of recipes, retraining, fine_tuning, got {'teaching': 1}"),
+        (MINIMAL + "epochs: {teaching: 1}\n", "fine_tuning, such as {fine_tuning: 2}, got {'teaching': 1}"),
         (MINIMAL.replace("model:", "network:"), "space: unknown key 'network': choose among model, speed_up"),
         (MINIMAL.replace("[resnet8]", "resnet8"), "space.model: expected a list of values such as [resnet8]"),
         (MINIMAL.replace("model: [resnet8]", "bits: [8]"), "space: model is missing"),

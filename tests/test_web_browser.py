@@ -281,7 +281,8 @@ def test_the_chart_is_read_with_the_keyboard_and_the_mouse(chart: Any):
     chart.keyboard.press("ArrowRight")
     assert tip.is_visible() and not tip.inner_text().startswith(f"{cheapest + 1} ")
     label = chart.evaluate("document.activeElement.getAttribute('aria-label')")
-    assert "ptq_int8" in label and ("dominated by" in label or "on the front" in label)
+    focused = DRAWN[int(label.partition(":")[0]) - 1]
+    assert focused["technique"] in label and ("dominated by" in label or "on the front" in label)
     chart.keyboard.press("Escape")
     assert tip.is_hidden()
     largest = max(range(len(DRAWN)), key=lambda index: DRAWN[index]["bytes"])

@@ -123,7 +123,8 @@ def table(study: Study) -> pd.DataFrame:
         about = {"trial": trial.number, "ended": ended, **asdict(design)}
         rows.append({**about, **outcome, "seconds": seconds, NOTE: note})
     frame = pd.DataFrame(rows, columns=["trial", "ended", *FIELDS, *Outcome._fields, "seconds", NOTE])
-    return frame.astype({"bytes": "Int64", "macs": "Int64"})
+    whole = {name: frame[name].astype(float).round().astype("Int64") for name in ("bytes", "macs")}
+    return frame.assign(**whole)
 
 
 def _write(folder: Path, trials: pd.DataFrame, records: Sequence[Record]) -> None:
