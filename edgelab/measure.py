@@ -114,6 +114,12 @@ def sizes(path: Path) -> tuple[int, int]:
     return len(content), len(gzip.compress(content, compresslevel=9, mtime=0))
 
 
+def image_shape(artifact: Artifact, split: Split) -> tuple[int, int, int]:
+    """The shape of an image of `split` in the layout of the file's format: (H, W, C) in TFLite, (C, H, W) in ONNX."""
+    height, width, channels = split.images.shape[1:]
+    return (height, width, channels) if artifact.format == "tflite" else (channels, height, width)
+
+
 def operand_energy(table: LayerTable) -> float:
     """The rule of thumb `energy.relative_energy` added up over the layers, each at the width it is stored in.
 
@@ -140,8 +146,7 @@ def measure(
     """
     score = accuracy(artifact, dataset.test)
     on_disk, compressed = sizes(artifact.path)
-    height, width, channels = dataset.test.images.shape[1:]
-    shape = (height, width, channels) if artifact.format == "tflite" else (channels, height, width)
+    shape = image_shape(artifact, dataset.test)
     table = layer_table(artifact.path, shape)
     latency = measure_latency(artifact, dataset.test.images[:1])
     origin = provenance.collect()

@@ -56,8 +56,8 @@ class _Bench:
     def __call__(self, design: Design, watch: Callable[[Step], None]) -> Outcome:
         """Build the file and judge it by the validation images."""
         file = self.file(design, lambda network: watch(_step(design, network)))
-        shape = IMAGE if file.format == "onnx" else (*IMAGE[1:], IMAGE[0])
-        accuracy = measure.accuracy(file, self.dataset.validation).value
+        validation = self.dataset.validation
+        accuracy, shape = measure.accuracy(file, validation).value, measure.image_shape(file, validation)
         return Outcome(accuracy, file.path.stat().st_size, layer_table(file.path, shape).macs)
 
     def file(self, design: Design, watch: designs.Watch | None = None) -> Artifact:
@@ -99,13 +99,10 @@ def run(config: Config, folder: Path | str, storage: str | None = None) -> Found
             "and give the study another name"
         )
     with exclusive(folder / ".lock", lambda: print("edgelab: another process measures the front", file=sys.stderr)):
-        records = [_measured(one, bench) for one, _ in best]
+        about = bench.dataset, bench.settings, CHAPTER
+        records = [designs.measure(one, bench.file(one), *about) for one, _ in best]
         _write(folder, trials, records)
     return Found(best, records, trials, folder)
-
-
-def _measured(design: Design, bench: _Bench) -> Record:
-    return designs.measure(design, bench.file(design), bench.dataset, bench.settings, CHAPTER)
 
 
 def table(study: Study) -> pd.DataFrame:
