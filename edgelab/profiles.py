@@ -75,6 +75,20 @@ class Profile:
     distillation: Mapping[str, Recipe]
     uses_kept: bool
 
+    def seeded(self, seed: int) -> Profile:
+        """The same work with this `seed` in every recipe: other first weights, another order, other augmentation."""
+
+        def again(recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
+            return {name: replace(recipe, seed=seed) for name, recipe in recipes.items()}
+
+        return replace(
+            self,
+            recipes=again(self.recipes),
+            fine_tuning=again(self.fine_tuning),
+            retraining=again(self.retraining),
+            distillation=again(self.distillation),
+        )
+
 
 _DIGITS = {
     "plain_cnn": Recipe(epochs=3, batch=16, peak_rate=0.02, crop=2, flip=False),

@@ -92,3 +92,11 @@ def test_a_recipe_is_fitted_to_the_number_of_images() -> None:
     few = profiles.fitted(usual, 500, 5_200, batch=32, flip=False)
     assert (few.epochs, few.batch, few.peak_rate, few.flip, few.crop) == (10, 32, 0.05, False, 2)
     assert profiles.fitted(usual, 75_000, 5_000, batch=128, flip=True) == profiles.replace(usual, epochs=1)
+
+
+def test_another_seed_changes_the_seed_of_every_recipe_and_nothing_else() -> None:
+    usual = profiles.get("zoo")
+    other = usual.seeded(2)
+    assert other.seeded(0) == usual
+    for kind in ("recipes", "fine_tuning", "retraining", "distillation"):
+        assert {recipe.seed for recipe in getattr(other, kind).values()} == {2}

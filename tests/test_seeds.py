@@ -38,3 +38,19 @@ def test_about_one_in_twenty_intervals_misses() -> None:
 def test_too_few_or_unequal(reference: list[float], other: list[float]) -> None:
     with pytest.raises(EdgelabError, match="two or more seeds, the same on both sides, got"):
         seeds.paired(reference, other)
+
+
+def test_the_mean_lies_within_its_interval_which_is_scipys() -> None:
+    from scipy.stats import ttest_1samp
+
+    values = [83.0, 83.4, 82.7]
+    found = seeds.mean(values)
+    assert (found.low, found.high) == pytest.approx(tuple(ttest_1samp(values, 0).confidence_interval()))
+    assert (found.n, found.mean) == (3, pytest.approx(np.mean(values)))
+    with pytest.raises(EdgelabError, match="the results of two or more seeds, got 1"):
+        seeds.mean(values[:1])
+
+
+def test_a_difference_is_clear_where_its_interval_leaves_out_zero() -> None:
+    assert seeds.paired([60.0, 70.0, 80.0], [61.1, 71.0, 80.9]).is_clear
+    assert not seeds.paired([60.0, 70.0, 80.0], [63.0, 69.0, 80.9]).is_clear
