@@ -197,6 +197,7 @@ FILLERS: dict[str, Callable[[Records], str]] = {
     "advice": lambda records: overview.advice(_ledger(records.published_ledger)),
     "techniques": lambda records: overview.techniques(_ledger(records.published_ledger)),
     "fronts": lambda records: overview.fronts(_ledger(records.published_ledger)),
+    "repeats": lambda records: overview.repeats(_ledger(records.published_ledger)),
     "claims": lambda records: overview.claims(_ledger(records.published_ledger)),
     "energy-error": lambda records: overview.energy_error(),
     "chart": lambda records: web_pages.chart(_ledger(records.published_ledger), BASELINE),

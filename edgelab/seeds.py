@@ -5,10 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgelab.errors import EdgelabError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REFERENCES = ("baseline", "distillation_without_teacher")
+"""What the others of a chapter are compared with: the network as it was, or trained without a teacher."""
+WAY = ["chapter", "model", "framework", "technique"]
+COLUMNS = [*WAY, "seeds", "accuracy", "low", "high", "points", "points_low", "points_high"]
 
 
 @dataclass(frozen=True)
@@ -63,3 +72,39 @@ def paired(reference: Sequence[float], other: Sequence[float]) -> Difference:
         raise EdgelabError(f"expected two or more seeds, the same on both sides, got {len(reference)} and {len(other)}")
     found = mean(np.subtract(other, reference).tolist())
     return Difference(found.n, found.mean, found.low, found.high)
+
+
+def by_seed(ledger: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy in percent: a row for each technique that `ledger` has with two seeds or more, a column a seed.
+
+    The index is WAY: chapter, network, framework and technique.
+    """
+    shares = 100 * ledger.pivot_table(index=WAY, columns="seed", values="accuracy", aggfunc="last")
+    return shares[shares.count(axis=1) > 1].dropna(axis=1, how="all")
+
+
+def repeated(ledger: pd.DataFrame) -> pd.DataFrame:
+    """The techniques of `by_seed` over their seeds, in percent.
+
+    Columns besides WAY: `accuracy`, the mean of so many `seeds`, with its interval from `low` to `high`; `points`, the
+    mean difference from the reference of the same chapter, network, framework and seeds (see REFERENCES), with its
+    interval from `points_low` to `points_high`; these three are missing where there is no reference.
+    """
+    import pandas as pd
+
+    shares, rows = by_seed(ledger), []
+    for way, row in zip(shares.index, shares.to_numpy(), strict=True):
+        average = mean(row[~np.isnan(row)].tolist())
+        gain = _gain(shares.loc[way[:-1]], way[-1])
+        told = [gain.mean, gain.low, gain.high] if gain else [math.nan] * 3
+        rows.append([*way, average.n, average.mean, average.low, average.high, *told])
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _gain(shares: pd.DataFrame, technique: str) -> Difference | None:
+    """How far `technique` is above the first reference in `shares`, a row a technique; None where there is none."""
+    reference = next((name for name in REFERENCES if name in shares.index), None)
+    if reference in (None, technique):
+        return None
+    both = shares.loc[[reference, technique]].dropna(axis=1)
+    return paired(*both.to_numpy().tolist()) if both.shape[1] > 1 else None

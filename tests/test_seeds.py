@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from edgelab import seeds
@@ -54,3 +55,42 @@ def test_the_mean_lies_within_its_interval_which_is_scipys() -> None:
 def test_a_difference_is_clear_where_its_interval_leaves_out_zero() -> None:
     assert seeds.paired([60.0, 70.0, 80.0], [61.1, 71.0, 80.9]).is_clear
     assert not seeds.paired([60.0, 70.0, 80.0], [63.0, 69.0, 80.9]).is_clear
+
+
+ROWS = [
+    ("c", "net", "pytorch", "baseline", 0, 0.80),
+    ("c", "net", "pytorch", "baseline", 1, 0.82),
+    ("c", "net", "pytorch", "ptq_int8", 0, 0.79),
+    ("c", "net", "pytorch", "ptq_int8", 1, 0.80),
+    ("c", "net", "tensorflow", "baseline", 0, 0.50),
+    ("c", "net", "tensorflow", "qat_int8", 0, 0.60),
+    ("c", "net", "tensorflow", "qat_int8", 1, 0.62),
+    ("d", "net", "pytorch", "distillation", 0, 0.90),
+    ("d", "net", "pytorch", "distillation", 1, 0.91),
+]
+
+
+def ledger() -> pd.DataFrame:
+    return pd.DataFrame(ROWS, columns=["chapter", "model", "framework", "technique", "seed", "accuracy"])
+
+
+def test_what_was_repeated_is_held_against_its_own_reference() -> None:
+    """Never against another chapter's or framework's, nor against a single seed."""
+    found = seeds.repeated(ledger()).set_index(["framework", "technique"])
+    assert list(found.index) == [
+        ("pytorch", "baseline"), ("pytorch", "ptq_int8"), ("tensorflow", "qat_int8"), ("pytorch", "distillation"),
+    ]  # fmt: skip
+    assert found["accuracy"].tolist() == pytest.approx([81, 79.5, 61, 90.5])
+    assert found.loc[("pytorch", "ptq_int8"), "points"] == pytest.approx(-1.5)
+    assert found["points"].isna().tolist() == [True, False, True, True]
+
+
+def test_a_figure_shows_every_seed_and_says_the_intervals() -> None:
+    from edgelab import plots
+
+    rows = ledger()
+    figure = plots.accuracy_by_seed(rows[rows["chapter"] == "c"], "A net.")
+    assert "ptq_int8, pytorch 79.5 (" in figure.alt and "seed 1" in figure.table.html and ">82<" in figure.table.html
+    assert figure.svg.count(b"<svg") == 1
+    with pytest.raises(EdgelabError, match="no technique was measured with two seeds or more"):
+        plots.accuracy_by_seed(rows[rows["seed"] == 0], "x")

@@ -7,7 +7,7 @@ hold of them: where a new measurement takes that away, the book is not built.
 from edgelab.overview._advice import ADVICE, Advice, advice
 from edgelab.overview._claims import CLAIMS, Claim, claims
 from edgelab.overview._rows import BASELINE, Source
-from edgelab.overview._tables import energy_error, fronts, techniques
+from edgelab.overview._tables import energy_error, fronts, repeats, techniques
 
 __all__ = [
     "ADVICE",
@@ -20,5 +20,6 @@ __all__ = [
     "claims",
     "energy_error",
     "fronts",
+    "repeats",
     "techniques",
 ]

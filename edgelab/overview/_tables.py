@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from edgelab import seeds
 from edgelab.overview._rows import BASELINE, Row, Rows, Source, by_source, cited
-from edgelab.web.pages import FRAMEWORKS, NOTHING, family, html_table, interval, measured_files, raw_html
+from edgelab.web.pages import FRAMEWORKS, NOTHING, comparable, family, html_table, interval, measured_files, raw_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,15 +83,19 @@ def _line(row: Row, known: Mapping[Source, Row]) -> str:
 
 
 def fronts(frame: pd.DataFrame | None) -> str:
-    """For every cost the files that no other dominates, from the cheapest to the most accurate, as an HTML table."""
+    """For every cost the files that no other dominates, from the cheapest to the most accurate, as an HTML table.
+
+    Only those of seed 0: the best of several seeds would stand there for its luck.
+    """
     from edgelab.pareto import front
 
     if frame is None:
         return NOTHING
-    rows: list[Any] = measured_files(frame, BASELINE).to_dict("records")
+    files: list[Any] = measured_files(frame, BASELINE).to_dict("records")
+    rows = [{**row, "number": index + 1} for index, row in enumerate(files) if row["seed"] == 0]
     lines = []
     for cost, name in FRONTS.items():
-        chosen = [{**rows[index], "number": index + 1} for index in front(rows, cost)]
+        chosen = [rows[index] for index in front(rows, cost)]
         told = "; ".join(
             f"{escape(row['model'])} {escape(row['technique'])} ({FRAMEWORKS[row['framework']]}) "
             f"{100 * row['accuracy']:.2f} {cited([row])}"
@@ -100,6 +105,27 @@ def fronts(frame: pd.DataFrame | None) -> str:
             f'<tr><th scope="row" class="name">{name}</th><td class="number">{len(chosen)}</td><td>{told}</td></tr>'
         )
     return raw_html(html_table(("Cost", "Files", "The front, accuracy in %"), lines))
+
+
+def repeats(frame: pd.DataFrame | None) -> str:
+    """What was trained with several seeds: mean, interval and paired difference, as an HTML table for each network."""
+    if frame is None or (found := seeds.repeated(comparable(frame, BASELINE))).empty:
+        return NOTHING
+    heads = ("Technique", "Framework", "Seeds", "Mean, %", "Against the reference, points", "Clear?")
+    parts = []
+    for model, own in found.groupby("model"):
+        table = html_table(heads, (_repeated(row) for row in own.to_dict("records")))
+        parts += [f"### {model}", raw_html(f'<div class="edgelab-scroll">{table}</div>')]
+    return "\n\n".join(parts)
+
+
+def _repeated(row: Mapping[Any, Any]) -> str:
+    mean = f"{row['accuracy']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+    gain = f"{row['points']:+.2f} ({row['points_low']:+.2f} to {row['points_high']:+.2f})"
+    clear = "no" if row["points_low"] <= 0 <= row["points_high"] else "yes"
+    numbers = [f"{row['seeds']}", mean, *([gain, clear] if row["points"] == row["points"] else ["", ""])]
+    name = f'<th scope="row">{escape(row["technique"])}</th><td>{FRAMEWORKS[row["framework"]]}</td>'
+    return f"<tr>{name}{''.join(f'<td class=number>{number}</td>' for number in numbers)}</tr>"
 
 
 def energy_error() -> str:

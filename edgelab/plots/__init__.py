@@ -13,6 +13,7 @@ from edgelab.plots.energy import CHECKED, board_check, energy_by_layer
 from edgelab.plots.frontier import pareto
 from edgelab.plots.pictures import images
 from edgelab.plots.placing import memory_map
+from edgelab.plots.repeats import accuracy_by_seed
 from edgelab.plots.sparsity import accuracy_by_sparsity
 from edgelab.plots.tradeoffs import accuracy_against_size, results
 from edgelab.plots.training import learning_curves
@@ -23,6 +24,7 @@ __all__ = [
     "Table",
     "accuracy_against_size",
     "accuracy_by_bits",
+    "accuracy_by_seed",
     "accuracy_by_sparsity",
     "board_check",
     "classes",
