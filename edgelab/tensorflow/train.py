@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -52,42 +52,48 @@ def accuracy(model: keras.Model, split: Split) -> float:
     return float((logits(model, split.images).argmax(1) == split.labels).mean())
 
 
-class _Batches(keras.utils.Sequence):
-    """Augmented batches; their order and content follow from (seed, epoch) alone.
+class _Batches:
+    """Augmented batches of one epoch after the other; their order and content follow from (seed, epoch) alone.
 
     With a `lesson` the teachers' answers travel with the targets, in one row an image: first the labels, one-hot, then
     the logits of one teacher after the other.
     """
 
-    def __init__(self, split: Split, classes: int, recipe: Recipe, epoch: int, lesson: Lesson | None) -> None:
+    def __init__(self, split: Split, classes: int, recipe: Recipe, lesson: Lesson | None) -> None:
         margins = ((0, 0), (recipe.crop, recipe.crop), (recipe.crop, recipe.crop), (0, 0))
         self.padded = np.pad(split.images, margins, mode="reflect")
         self.size = split.images.shape[1:3]
         self.targets = np.eye(classes, dtype=np.float32)[split.labels]
         self.recipe, self.lesson = recipe, lesson
-        self._start(epoch)
+        self.epoch, self.steps = 0, math.ceil(len(self.targets) / recipe.batch)
 
-    def _start(self, epoch: int) -> None:
-        self.epoch = epoch
-        self.order = np.random.default_rng((self.recipe.seed, epoch)).permutation(len(self.targets))
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Those of the epoch that `epoch` says."""
+        seed, batch = (self.recipe.seed, self.epoch), self.recipe.batch
+        order = np.random.default_rng(seed).permutation(len(self.targets))
+        for step in range(self.steps):
+            yield self._batch(order[step * batch : (step + 1) * batch], np.random.default_rng((*seed, step)))
 
-    def __len__(self) -> int:
-        return math.ceil(len(self.targets) / self.recipe.batch)
-
-    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        chosen = self.order[step * self.recipe.batch : (step + 1) * self.recipe.batch]
-        generator = np.random.default_rng((self.recipe.seed, self.epoch, step))
-        inputs, targets = (
-            to_input(augmented(self.padded, chosen, self.size, self.recipe, generator)),
-            self.targets[chosen],
-        )
+    def _batch(self, chosen: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        inputs = to_input(augmented(self.padded, chosen, self.size, self.recipe, generator))
+        targets = self.targets[chosen]
         if self.lesson:
             answers = self.lesson.answers(inputs, chosen)
             targets = np.concatenate([targets, answers.reshape(len(targets), -1)], axis=1)
         return inputs, targets
 
-    def on_epoch_end(self) -> None:
-        self._start(self.epoch + 1)
+    def to_dataset(self) -> tf.data.Dataset:
+        """What `fit` takes, which starts an epoch by iterating anew.
+
+        Without autotuning: on one thread each epoch would end with seconds of waiting for tf.data's tuner.
+        """
+        first = next(iter(self))
+        signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in first)
+        batches = tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature)
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        counted = tf.data.experimental.assert_cardinality(self.steps)
+        return batches.apply(counted).prefetch(1).with_options(options)
 
 
 def _compile(model: keras.Model, recipe: Recipe, lesson: Lesson | None) -> None:
@@ -151,7 +157,7 @@ class _Training(keras.callbacks.Callback):
     def __init__(
         self,
         dataset: Dataset,
-        recipe: Recipe,
+        batches: _Batches,
         history: list,
         best: list,
         save: Callable[[list, list], None],
@@ -159,16 +165,15 @@ class _Training(keras.callbacks.Callback):
         counts_from: float,
     ) -> None:
         super().__init__()
-        self.dataset, self.recipe, self.history, self.best, self.save = dataset, recipe, history, best, save
-        self.after_step, self.counts_from = after_step, counts_from
-        self.steps = math.ceil(len(dataset.train) / recipe.batch)
-        self.bar = tqdm(total=recipe.epochs, desc="training", initial=len(history), unit="epoch")
+        self.dataset, self.batches, self.history, self.best, self.save = dataset, batches, history, best, save
+        self.recipe, self.after_step, self.counts_from = batches.recipe, after_step, counts_from
+        self.bar = tqdm(total=self.recipe.epochs, desc="training", initial=len(history), unit="epoch")
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self.epoch, self.start = epoch, time.perf_counter()
+        self.batches.epoch, self.start = epoch, time.perf_counter()
 
     def _progress(self, batch: int) -> float:
-        return (self.epoch + (batch + 1) / self.steps) / self.recipe.epochs
+        return (self.batches.epoch + (batch + 1) / self.batches.steps) / self.recipe.epochs
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         self.model.optimizer.learning_rate = self.recipe.peak_rate * one_cycle(self._progress(batch))
@@ -227,9 +232,9 @@ def train(
             kept = {f"best/{i:04}": array for i, array in enumerate(best)}
             weights.save(state_path, {**_arrays(model), **kept}, {**about, "history": history})
 
-    training = _Training(dataset, recipe, history, best, save, after_step, counts_from)
-    batches = _Batches(dataset.train, model.output_shape[-1], recipe, len(history), lesson)
+    batches = _Batches(dataset.train, model.output_shape[-1], recipe, lesson)
+    training = _Training(dataset, batches, history, best, save, after_step, counts_from)
     epochs = {"initial_epoch": len(history), "epochs": recipe.epochs}
-    model.fit(batches, **epochs, shuffle=False, verbose=0, callbacks=[training])
+    model.fit(batches.to_dataset(), **epochs, verbose=0, callbacks=[training])
     model.set_weights(training.best)
     return history
