@@ -13,7 +13,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 LONG := $(foreach number,02 03 04 05 07 10 13,$(wildcard notebooks/$(number)_*.ipynb))
 COMPARED = $(filter-out $(LONG),$(NOTEBOOKS))
 # What is compared runs alike everywhere: on one thread (two notebooks at a time), without a GPU; TensorFlow is quiet.
-QUIET := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF_CPP_MIN_LOG_LEVEL=3 CUDA_VISIBLE_DEVICES=-1
+QUIET := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF_CPP_MIN_LOG_LEVEL=3 TF_USE_LEGACY_KERAS=1 CUDA_VISIBLE_DEVICES=-1
 TWO := -n 2 --dist loadfile -q
 # A Python that can make the environment; TensorFlow has no builds for later ones.
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))

@@ -25,6 +25,7 @@ from edgelab.errors import EdgelabError
 from edgelab.files import exclusive
 
 CHAPTERS = "[0-9][0-9]_*.ipynb"
+COMPARISON = "09"  # which is no notebook
 PACKAGE = Path(__file__).resolve().parent
 APART = {"__pycache__", "checkpoints"}  # folders of the package whose files do not all count as its own
 QUIET_KERNEL = ["--log-level=50"]  # its log is about its own sockets; what cells print is not part of it
@@ -66,6 +67,8 @@ def select(root: Path, wanted: Sequence[str] = ()) -> list[Path]:
     chosen = set()
     for name in wanted:
         found = {path for path in notebooks if name == path.stem or (name and name.zfill(2) == path.stem[:2])}
+        if name and name.zfill(2) == COMPARISON:
+            raise EdgelabError("chapter 9 is a page of the book, made from what the others have measured: edgelab book")
         if not found:
             raise EdgelabError(f"unknown chapter {name!r}: choose from {', '.join(path.stem for path in notebooks)}")
         chosen |= found
@@ -145,6 +148,7 @@ def _kernel_environment(ledger: Path) -> Iterator[None]:
     before = dict(os.environ)
     os.environ["EDGELAB_LEDGER"] = str(ledger)
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # TensorFlow then starts in two seconds less, without Keras 3
     for name in ("EDGELAB_DATA", "EDGELAB_CACHE"):
         if os.environ.get(name):
             os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())

@@ -110,6 +110,12 @@ def test_unknown_chapter_is_refused(root: Path, wanted: str) -> None:
         course.select(root, [wanted])
 
 
+@pytest.mark.parametrize("wanted", ["9", "09"])
+def test_the_comparison_is_no_notebook(root: Path, wanted: str) -> None:
+    with pytest.raises(EdgelabError, match=r"^chapter 9 is a page of the book, .*: edgelab book$"):
+        course.select(root, [wanted])
+
+
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [

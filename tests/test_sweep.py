@@ -418,6 +418,10 @@ def test_the_command_says_what_is_wrong_and_ends(
 ):
     code, _, err = command(monkeypatch, capsys, str(written(tmp_path, MINIMAL + "seed: x\n")))
     assert code == 2 and err.count("\n") == 1 and "seed: expected a whole number" in err
+    taken = tmp_path / "taken"
+    taken.touch()
+    code, _, err = command(monkeypatch, capsys, str(written(tmp_path, MINIMAL)), "-o", str(taken))
+    assert (code, err) == (2, f"edgelab: {taken} is a file: name a folder for the results\n")
     monkeypatch.setattr(sweep, "run", interrupt)
     code, _, err = command(monkeypatch, capsys, str(written(tmp_path, MINIMAL)))
     assert (code, err) == (130, "edgelab: interrupted: the same command goes on with what is not finished\n")

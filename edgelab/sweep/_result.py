@@ -87,6 +87,8 @@ def run(config: Config, folder: Path | str, storage: str | None = None) -> Found
     from sqlalchemy.engine import URL
 
     folder = Path(folder).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise EdgelabError(f"{folder} is a file: name a folder for the results")
     folder.mkdir(parents=True, exist_ok=True)
     own = URL.create("sqlite", database=str(folder / "study.sqlite3")).render_as_string()
     bench = _Bench(config.dataset(), config.settings(), folder / "models")
