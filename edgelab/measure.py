@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from statistics import NormalDist
 
 import numpy as np
 
 from edgelab import provenance
-from edgelab.artifact import Artifact
+from edgelab.artifact import Artifact, Opened
 from edgelab.data import Dataset, Split
 from edgelab.energy import estimate, relative_energy
 from edgelab.errors import EdgelabError
@@ -22,6 +25,7 @@ from edgelab.ledger import Record
 from edgelab.memory import peak_activations
 
 CONFIDENCE = 0.95
+PIECE = 256  # images that are measured at a time: who interrupts waits for them
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ _ANSWERED: dict[str, np.ndarray] = {}  # by what was asked; a chapter asks for a
 def predictions(artifact: Artifact, split: Split) -> np.ndarray:
     """The class the file gives every image of `split`, int64 (n,), with a progress bar.
 
-    The images are run one at a time, or as many as the file itself takes at once: it is not for the caller to choose.
+    Every core runs its images one at a time, or as many as the file itself takes at once: neither changes an answer.
     A process that asks again for the same file and images gets the same answer from memory.
     Raises EdgelabError where there are no images, or the images or the number of classes do not fit the file.
     """
@@ -82,16 +86,34 @@ def _identity(artifact: Artifact, split: Split) -> str:
 
 
 def _run(artifact: Artifact, split: Split) -> np.ndarray:
+    """On every core: each has the file loaded for itself, and takes the next images that nobody has."""
     from tqdm import tqdm
 
     if not len(split):
         raise EdgelabError(f"there are no images to measure {artifact.path.name} on")
+    first = artifact.opened()
+    step = first.batch * math.ceil(PIECE / first.batch)
+    starts = range(0, len(split), step)
+    workers = min(len(starts), max(1, (os.cpu_count() or 1) // artifact.threads))
+    free: SimpleQueue[Opened] = SimpleQueue()
+    for file in [first, *(artifact.opened() for _ in range(workers - 1))]:
+        free.put(file)
+
+    def classes(start: int) -> np.ndarray:
+        file = free.get()
+        try:
+            piece = split.images[start : start + step]
+            return np.concatenate([file.answer(piece[i : i + file.batch]) for i in range(0, len(piece), file.batch)])
+        finally:
+            free.put(file)
+
     predicted: list[np.ndarray] = []
-    with tqdm(desc=f"measuring {artifact.path.name}", total=len(split), unit="image", leave=False) as bar:
-        for logits in artifact.stream(split.images):
+    bar = tqdm(desc=f"measuring {artifact.path.name}", total=len(split), unit="image", leave=False)
+    with bar, ThreadPoolExecutor(workers) as pool:
+        for logits in pool.map(classes, starts):
             if split.labels.max() >= logits.shape[1]:
-                classes = int(split.labels.max()) + 1
-                raise EdgelabError(f"{artifact.path.name} knows {logits.shape[1]} classes, the images have {classes}")
+                known = int(split.labels.max()) + 1
+                raise EdgelabError(f"{artifact.path.name} knows {logits.shape[1]} classes, the images have {known}")
             predicted.append(logits.argmax(1))
             bar.update(len(logits))
     return np.concatenate(predicted).astype(np.int64)

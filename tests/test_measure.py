@@ -57,6 +57,19 @@ def test_accuracy_does_not_depend_on_the_files_batch(tmp_path: Path) -> None:
     assert fixed == measure.accuracy(brightest(tmp_path / "any.onnx"), split)
 
 
+@pytest.mark.parametrize("shape", [[1, 3, 32, 32], [7, 3, 32, 32]])
+@pytest.mark.parametrize("cores", [1, 3])
+def test_pieces_that_several_cores_take_come_back_in_order(
+    shape: list[int], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    split = coloured(2 * measure.PIECE + 31, wrong=100)
+    file = brightest(tmp_path / "m.onnx", shape)
+    found = measure._run(file, split)
+    assert np.array_equal(found, file.predict(split.images).argmax(1))
+    assert (found == split.labels).sum() == len(split) - 100
+
+
 def test_the_same_question_is_run_once_and_another_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs, run = [], measure._run
     monkeypatch.setattr(measure, "_run", lambda *asked: runs.append(asked) or run(*asked))
