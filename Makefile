@@ -12,8 +12,9 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # The longer ones run in `make book`; their outputs are compared every week, or by `make test LONG=`.
 LONG := $(foreach number,02 03 04 05 07 10 13,$(wildcard notebooks/$(number)_*.ipynb))
 COMPARED = $(filter-out $(LONG),$(NOTEBOOKS))
-# What is compared runs alike everywhere: on one thread (two notebooks at a time), without a GPU; TensorFlow is quiet.
-QUIET := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF_CPP_MIN_LOG_LEVEL=3 TF_USE_LEGACY_KERAS=1 CUDA_VISIBLE_DEVICES=-1
+QUIET := TF_CPP_MIN_LOG_LEVEL=3 TF_USE_LEGACY_KERAS=1 CUDA_VISIBLE_DEVICES=-1
+# What is compared runs alike everywhere: on one thread (two notebooks at a time), without a GPU.
+ALIKE := $(QUIET) OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 TWO := -n 2 --dist loadfile -q
 # A Python that can make the environment; TensorFlow has no builds for later ones.
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
@@ -44,7 +45,7 @@ book: $(STAMP)  ## run the course on the embedded digits and build the book
 	@$(BIN)/edgelab book
 
 publish: $(STAMP)  ## run the course on CIFAR-10 (hours; PROFILE=zoo: minutes) and keep the outputs in the repository
-	@$(if $(filter ci,$(PROFILE)),$(QUIET),TF_CPP_MIN_LOG_LEVEL=3) $(BIN)/edgelab run --profile $(PROFILE) --publish
+	@$(if $(filter ci,$(PROFILE)),$(ALIKE),TF_CPP_MIN_LOG_LEVEL=3) $(BIN)/edgelab run --profile $(PROFILE) --publish
 
 lint: $(STAMP)  ## style, types and spelling
 	@echo "lint: ruff check";   $(BIN)/ruff check --quiet .
@@ -55,10 +56,10 @@ lint: $(STAMP)  ## style, types and spelling
 test: lint  ## all checks: lint, notebooks against their outputs, tests of the package and the book
 ifneq ($(COMPARED),)
 	@echo "test: notebooks against their outputs"
-	@$(QUIET) $(BIN)/python -m pytest --nbval $(COMPARED) $(TWO)
+	@$(ALIKE) $(BIN)/python -m pytest --nbval $(COMPARED) $(TWO)
 endif
 	@echo "test: package and book"
-	@$(QUIET) $(BIN)/python -m pytest tests $(TWO)
+	@$(ALIKE) $(BIN)/python -m pytest tests $(TWO)
 	@echo "make test: ruff, mypy, codespell,$(if $(COMPARED), $(words $(COMPARED)) of $(words $(NOTEBOOKS)) notebooks,) and the tests above have passed"
 
 clean:  ## remove what was built; .venv and the cache of data and checkpoints stay

@@ -113,6 +113,18 @@ def test_the_same_model_gives_the_same_bytes_and_no_path_of_this_machine(
     assert [path.name for path in tmp_path.iterdir()] == [f"other.{suffix}"]
 
 
+def test_exports_share_torchs_table_of_operators(torch_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made once, for our exports only, and the files are the same."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    make, made = ONNXRegistry.from_torchlib, []
+    monkeypatch.setattr(ONNXRegistry, "from_torchlib", lambda *asked: made.append(asked) or make(*asked))
+    ours = ONNXRegistry.from_torchlib
+    first, second = (artifact.save(torch_model, tmp_path / name).path.read_bytes() for name in ("a.onnx", "b.onnx"))
+    assert len(made) == 1 and first == second
+    assert ONNXRegistry.from_torchlib is ours
+
+
 def test_onnx_has_the_agreed_interface(onnx_file) -> None:
     import onnx
 
