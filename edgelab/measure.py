@@ -25,6 +25,7 @@ from edgelab.ledger import Record
 from edgelab.memory import peak_activations
 
 CONFIDENCE = 0.95
+MOST_CORES = 8  # each has its own copy of the network
 PIECE = 256  # images that are measured at a time: who interrupts waits for them
 
 
@@ -94,7 +95,7 @@ def _run(artifact: Artifact, split: Split) -> np.ndarray:
     first = artifact.opened()
     step = first.batch * math.ceil(PIECE / first.batch)
     starts = range(0, len(split), step)
-    workers = min(len(starts), max(1, (os.cpu_count() or 1) // artifact.threads))
+    workers = min(len(starts), max(1, min(os.cpu_count() or 1, MOST_CORES) // artifact.threads))
     free: SimpleQueue[Opened] = SimpleQueue()
     for file in [first, *(artifact.opened() for _ in range(workers - 1))]:
         free.put(file)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 REFERENCES = ("baseline", "distillation_without_teacher")
 """What the others of a chapter are compared with: the network as it was, or trained without a teacher."""
 WAY = ["chapter", "model", "framework", "technique"]
-COLUMNS = [*WAY, "seeds", "accuracy", "low", "high", "points", "points_low", "points_high"]
+COLUMNS = [*WAY, "seeds", "accuracy", "low", "high", "points", "points_low", "points_high", "clear"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Difference(Mean):
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return not self.low <= 0 <= self.high
+        """Whether the interval leaves out zero; differences that are all the same leave it without an interval."""
+        return self.low < self.high and not self.low <= 0 <= self.high
 
     def sentence(self, unit: str = "points") -> str:
         """The mean, its interval, and whether it can be told from nothing."""
@@ -88,7 +88,7 @@ def repeated(ledger: pd.DataFrame) -> pd.DataFrame:
 
     Columns besides WAY: `accuracy`, the mean of so many `seeds`, with its interval from `low` to `high`; `points`, the
     mean difference from the reference of the same chapter, network, framework and seeds (see REFERENCES), with its
-    interval from `points_low` to `points_high`; these three are missing where there is no reference.
+    interval from `points_low` to `points_high`, and whether that is `clear`; these are missing without a reference.
     """
     import pandas as pd
 
@@ -96,7 +96,7 @@ def repeated(ledger: pd.DataFrame) -> pd.DataFrame:
     for way, row in zip(shares.index, shares.to_numpy(), strict=True):
         average = mean(row[~np.isnan(row)].tolist())
         gain = _gain(shares.loc[way[:-1]], way[-1])
-        told = [gain.mean, gain.low, gain.high] if gain else [math.nan] * 3
+        told = [gain.mean, gain.low, gain.high, gain.is_clear] if gain else [math.nan] * 3 + [None]
         rows.append([*way, average.n, average.mean, average.low, average.high, *told])
     return pd.DataFrame(rows, columns=COLUMNS)
 

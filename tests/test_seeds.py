@@ -55,6 +55,7 @@ def test_the_mean_lies_within_its_interval_which_is_scipys() -> None:
 def test_a_difference_is_clear_where_its_interval_leaves_out_zero() -> None:
     assert seeds.paired([60.0, 70.0, 80.0], [61.1, 71.0, 80.9]).is_clear
     assert not seeds.paired([60.0, 70.0, 80.0], [63.0, 69.0, 80.9]).is_clear
+    assert not seeds.paired([60.0, 70.0, 80.0], [61.0, 71.0, 81.0]).is_clear
 
 
 ROWS = [

@@ -8,7 +8,6 @@ from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import numpy as np
 
@@ -68,6 +67,8 @@ def _one_registry() -> Iterator[None]:
     torch.onnx makes it anew for every export, by parsing the source of 500 functions: half of the time of small ones.
     Nothing writes to it without a `custom_translation_table`. A torch that keeps it elsewhere makes it anew, as ever.
     """
+    from unittest.mock import patch
+
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 
@@ -75,13 +76,13 @@ def _one_registry() -> Iterator[None]:
     except (ImportError, AttributeError):
         yield
         return
-    with patch.object(ONNXRegistry, "from_torchlib", partial(_registry, make)):
+    with patch.object(ONNXRegistry, "from_torchlib", staticmethod(partial(_registry, make))):
         yield
 
 
 @cache
-def _registry(make: Callable[[int], Any], opset_version: int) -> Any:
-    return make(opset_version)
+def _registry(make: Callable[..., Any], *asked: int, **options: int) -> Any:
+    return make(*asked, **options)
 
 
 def _exported_by_tracing(model: nn.Module, example: Any, names: dict[str, Any]) -> onnx.ModelProto:

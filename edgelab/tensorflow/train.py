@@ -68,7 +68,7 @@ class _Batches:
         self.epoch, self.steps = 0, math.ceil(len(self.targets) / recipe.batch)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Those of the epoch that `epoch` says."""
+        """Those of the epoch that `epoch` says when the first of them is asked for: Keras calls `iter` before that."""
         seed, batch = (self.recipe.seed, self.epoch), self.recipe.batch
         order = np.random.default_rng(seed).permutation(len(self.targets))
         for step in range(self.steps):
@@ -236,5 +236,6 @@ def train(
     training = _Training(dataset, batches, history, best, save, after_step, counts_from)
     epochs = {"initial_epoch": len(history), "epochs": recipe.epochs}
     model.fit(batches.to_dataset(), **epochs, verbose=0, callbacks=[training])
+    batches.padded = batches.padded[:0]  # TensorFlow keeps every generator as long as the process lives
     model.set_weights(training.best)
     return history
