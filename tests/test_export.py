@@ -135,7 +135,9 @@ def test_every_name_that_an_error_lists_is_understood() -> None:
     listed = r"^there is no checkpoint 'ds_cnn-pruned': expected .* or one of ds_cnn(, ds_cnn-[\w-]+)*$"
     with pytest.raises(EdgelabError, match=listed):
         export.find("ds_cnn-pruned")
-    with pytest.raises(EdgelabError, match=r"one of plain_cnn-pqat-pytorch, plain_cnn-pqat-tensorflow$"):
+    with pytest.raises(
+        EdgelabError, match=r"one of plain_cnn-pqat-pytorch-cifar10-jpeg-seed0, .*, plain_cnn-pqat-tensorflow$"
+    ):
         export.find("plain_cnn-pqat")
 
 
