@@ -87,13 +87,18 @@ def test_a_drop_has_its_sign(tmp_path: Path, folder: Path) -> None:
 
 def test_each_file_is_run_on_each_image_once(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: dict[str, int] = {}
-    stream = artifact.Artifact.stream
+    opened = artifact.Artifact.opened
 
-    def counted(file: artifact.Artifact, images: np.ndarray) -> object:
-        ran[file.path.name] = ran.get(file.path.name, 0) + len(images)
-        return stream(file, images)
+    def counted(file: artifact.Artifact) -> artifact.Opened:
+        once = opened(file)
 
-    monkeypatch.setattr(artifact.Artifact, "stream", counted)
+        def answer(images: np.ndarray) -> np.ndarray:
+            ran[file.path.name] = ran.get(file.path.name, 0) + len(images)
+            return once.answer(images)
+
+        return once._replace(answer=answer)
+
+    monkeypatch.setattr(artifact.Artifact, "opened", counted)
     gathered(tflite_file(tmp_path / "m.tflite", "int8"), folder, tflite_file(tmp_path / "o.tflite", "uint8"))
     # A first inference, the one image that `_fitting.given` tries, and the twelve.
     assert ran == {"m.tflite": 14, "o.tflite": 13}

@@ -118,7 +118,7 @@ def test_exports_share_torchs_table_of_operators(torch_model, tmp_path: Path, mo
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     make, made = ONNXRegistry.from_torchlib, []
-    monkeypatch.setattr(ONNXRegistry, "from_torchlib", lambda *asked: made.append(asked) or make(*asked))
+    monkeypatch.setattr(ONNXRegistry, "from_torchlib", lambda **asked: made.append(asked) or make(**asked))
     ours = ONNXRegistry.from_torchlib
     first, second = (artifact.save(torch_model, tmp_path / name).path.read_bytes() for name in ("a.onnx", "b.onnx"))
     assert len(made) == 1 and first == second
