@@ -10,12 +10,13 @@ STAMP := .venv/.installed
 PROFILE ?= full
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # The longest run in `make book`; their outputs are compared every week, or by `make test LONG=`.
-LONG := $(foreach number,07 13,$(wildcard notebooks/$(number)_*.ipynb))
+LONG := $(foreach number,04 05 07 13,$(wildcard notebooks/$(number)_*.ipynb))
 COMPARED = $(filter-out $(LONG),$(NOTEBOOKS))
 QUIET := TF_CPP_MIN_LOG_LEVEL=3 TF_USE_LEGACY_KERAS=1 CUDA_VISIBLE_DEVICES=-1
 # What is compared runs alike everywhere: on one thread (two notebooks at a time), without a GPU.
 ALIKE := $(QUIET) OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
-TWO := -n 2 --dist loadfile -q
+# Files in their order: the few long tests of the browser would else come last, when one worker has nothing to do.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder -q
 # A Python that can make the environment; TensorFlow has no builds for later ones.
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
