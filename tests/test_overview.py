@@ -118,7 +118,7 @@ def test_what_was_repeated_is_told_with_its_mean_and_its_gain(published: pd.Data
     ]
     text = overview.repeats(pd.concat(made))
     lines = {
-        row[0]: row[1:] for row in re.findall(r'row">(\w+)</th><td>TensorFlow</td>' + 4 * "<td[^>]*>(.*?)</td>", text)
+        row[0]: row[1:] for row in re.findall(r'"name">(\w+)</th><td>TensorFlow</td>' + 4 * "<td[^>]*>(.*?)</td>", text)
     }
     assert lines["baseline"] == ("3", "81.00 (78.52 to 83.48)", "", "")
     assert lines["ptq_int8"] == ("3", "80.00 (77.51 to 82.50)", "-1.00 (-1.01 to -0.98)", "yes")

@@ -124,7 +124,7 @@ def _repeated(row: Mapping[Any, Any]) -> str:
     gain = f"{row['points']:+.2f} ({row['points_low']:+.2f} to {row['points_high']:+.2f})"
     compared = [gain, "yes" if row["clear"] else "no"] if row["points"] == row["points"] else ["", ""]
     numbers = [f"{row['seeds']}", mean, *compared]
-    name = f'<th scope="row">{escape(row["technique"])}</th><td>{FRAMEWORKS[row["framework"]]}</td>'
+    name = f'<th scope="row" class="name">{escape(row["technique"])}</th><td>{FRAMEWORKS[row["framework"]]}</td>'
     return f"<tr>{name}{''.join(f'<td class=number>{number}</td>' for number in numbers)}</tr>"
 
 
