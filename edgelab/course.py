@@ -67,7 +67,7 @@ def select(root: Path, wanted: Sequence[str] = ()) -> list[Path]:
     chosen = set()
     for name in wanted:
         found = {path for path in notebooks if name == path.stem or (name and name.zfill(2) == path.stem[:2])}
-        if name and name.zfill(2) == COMPARISON:
+        if not found and name.zfill(2) == COMPARISON:
             raise EdgelabError("chapter 9 is a page of the book, made from what the others have measured: edgelab book")
         if not found:
             raise EdgelabError(f"unknown chapter {name!r}: choose from {', '.join(path.stem for path in notebooks)}")

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgelab.errors import EdgelabError
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -24,6 +26,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_folder(path: Path, holds: str) -> None:
+    """Raises EdgelabError where `path`, which is to be a folder that `holds` something, is a file."""
+    if path.exists() and not path.is_dir():
+        raise EdgelabError(f"{path} is a file: name a folder for the {holds}")
 
 
 @contextmanager

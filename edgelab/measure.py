@@ -103,8 +103,7 @@ def _run(artifact: Artifact, split: Split) -> np.ndarray:
     def classes(start: int) -> np.ndarray:
         file = free.get()
         try:
-            piece = split.images[start : start + step]
-            return np.concatenate([file.answer(piece[i : i + file.batch]) for i in range(0, len(piece), file.batch)])
+            return np.concatenate(list(file.stream(split.images[start : start + step])))
         finally:
             free.put(file)
 

@@ -74,6 +74,11 @@ class Opened(NamedTuple):
     batch: int
     answer: Callable[[np.ndarray], np.ndarray]
 
+    def stream(self, images: np.ndarray) -> Iterator[np.ndarray]:
+        """The answers to any number of `images`, a batch at a time."""
+        for start in range(0, len(images), self.batch):
+            yield self.answer(images[start : start + self.batch])
+
 
 Pixels = Literal["centred", "unit", "raw"]
 PIXELS: dict[Pixels, Callable[[np.ndarray], np.ndarray]] = {
@@ -131,10 +136,9 @@ class Artifact:
 
         m is 1, or the batch size where the file fixes a larger one.
         """
-        source, batch, answer = self.opened()
-        _expected_images(source, self.format, images, self.path)
-        for start in range(0, len(images), batch):
-            yield answer(images[start : start + batch])
+        file = self.opened()
+        _expected_images(file.source, self.format, images, self.path)
+        yield from file.stream(images)
 
     def opened(self) -> Opened:
         """The file loaded once, for images that come one after the other. Its `answer` raises as `predict` does."""

@@ -24,6 +24,7 @@ import numpy as np
 
 from edgelab import isolated
 from edgelab.errors import EdgelabError
+from edgelab.files import check_folder
 from edgelab.micro.fitting import Needs, check_int8, needs
 
 BYTES_A_LINE = 16
@@ -112,8 +113,7 @@ def write(files: dict[str, str], folder: Path | str) -> Path:
     Raises EdgelabError where something else is there.
     """
     folder = Path(folder)
-    if folder.is_file():
-        raise EdgelabError(f"{folder} is a file: name a folder for the sketch")
+    check_folder(folder, "sketch")
     if folder.is_dir() and (there := sorted(os.listdir(folder))):
         foreign = [name for name in there if name not in files]
         edited = [

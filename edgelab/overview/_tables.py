@@ -122,7 +122,7 @@ def repeats(frame: pd.DataFrame | None) -> str:
 def _repeated(row: Mapping[Any, Any]) -> str:
     mean = f"{row['accuracy']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
     gain = f"{row['points']:+.2f} ({row['points_low']:+.2f} to {row['points_high']:+.2f})"
-    compared = [gain, "yes" if row["clear"] else "no"] if row["points"] == row["points"] else ["", ""]
+    compared = ["", ""] if row["clear"] is None else [gain, "yes" if row["clear"] else "no"]
     numbers = [f"{row['seeds']}", mean, *compared]
     name = f'<th scope="row" class="name">{escape(row["technique"])}</th><td>{FRAMEWORKS[row["framework"]]}</td>'
     return f"<tr>{name}{''.join(f'<td class=number>{number}</td>' for number in numbers)}</tr>"

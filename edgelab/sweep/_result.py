@@ -15,7 +15,7 @@ from edgelab.artifact import Artifact
 from edgelab.data import Dataset
 from edgelab.design import Design
 from edgelab.errors import EdgelabError
-from edgelab.files import atomic_path, exclusive
+from edgelab.files import atomic_path, check_folder, exclusive
 from edgelab.layers import layer_table
 from edgelab.ledger import Record
 from edgelab.profiles import Profile
@@ -87,8 +87,7 @@ def run(config: Config, folder: Path | str, storage: str | None = None) -> Found
     from sqlalchemy.engine import URL
 
     folder = Path(folder).resolve()
-    if folder.exists() and not folder.is_dir():
-        raise EdgelabError(f"{folder} is a file: name a folder for the results")
+    check_folder(folder, "results")
     folder.mkdir(parents=True, exist_ok=True)
     own = URL.create("sqlite", database=str(folder / "study.sqlite3")).render_as_string()
     bench = _Bench(config.dataset(), config.settings(), folder / "models")
