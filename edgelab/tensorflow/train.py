@@ -87,8 +87,8 @@ class _Batches:
 
         Without autotuning: on one thread each epoch would end with seconds of waiting for tf.data's tuner.
         """
-        first = next(iter(self))
-        signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in first)
+        images, targets = (None, *self.size, self.padded.shape[-1]), (None, None)
+        signature = tuple(tf.TensorSpec(shape, tf.float32) for shape in (images, targets))
         batches = tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature)
         options = tf.data.Options()
         options.autotune.enabled = False
