@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 STAMP := .venv/.installed
 PROFILE ?= full
+JOBS ?= 2
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # The longer ones run in `make book`; their outputs are compared every week, or by `make test LONG=`.
 LONG := $(foreach number,02 03 04 05 06 07 10 13 16,$(wildcard notebooks/$(number)_*.ipynb))
@@ -41,8 +42,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 	@echo "set-up: done"
 
-book: $(STAMP)  ## run the course on the embedded digits and build the book
-	@$(QUIET) $(BIN)/edgelab run --profile ci
+book: $(STAMP)  ## run the course on the embedded digits (JOBS chapters at a time) and build the book
+	@$(QUIET) $(BIN)/edgelab run --profile ci --jobs $(JOBS)
 	@$(BIN)/edgelab book
 
 publish: $(STAMP)  ## run the course on CIFAR-10 (hours; PROFILE=zoo: minutes) and keep the outputs in the repository

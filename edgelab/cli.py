@@ -82,6 +82,9 @@ def run_command(
     publish: Annotated[
         bool, typer.Option("--publish", help="Then put the outputs into the repository: ci notebooks/, else book/.")
     ] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", metavar="N", min=1, help="Chapters at a time; their latencies then suffer.")
+    ] = 1,
 ) -> None:
     """Execute chapters that have changed or not finished.
 
@@ -90,7 +93,7 @@ def run_command(
     from edgelab import course
 
     with _one_line():
-        course.run(chapters or (), profile, _pairs(parameter or ()), output, publish)
+        course.run(chapters or (), profile, _pairs(parameter or ()), output, publish, jobs)
 
 
 @app.command("book")

@@ -1,8 +1,4 @@
-"""Running the course: chapters are checked, executed one after the other and remembered.
-
-A chapter's results appear each in one step: its ledger rows, its notebook and at last its record in run.json. So a run
-that is killed, at any moment, later repeats the chapter it was in and nothing that was finished.
-"""
+"""Running the course: chapters are chosen, checked, executed where anything has changed, compared or published."""
 
 from __future__ import annotations
 
@@ -10,17 +6,12 @@ import ast
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgelab import profiles, reproduce, runs
+from edgelab import profiles, reproduce
+from edgelab._executing import Job, run_jobs
 from edgelab.errors import EdgelabError
 from edgelab.files import exclusive
 
@@ -28,22 +19,7 @@ CHAPTERS = "[0-9][0-9]_*.ipynb"
 COMPARISON = "09"  # which is no notebook
 PACKAGE = Path(__file__).resolve().parent
 APART = {"__pycache__", "checkpoints"}  # folders of the package whose files do not all count as its own
-QUIET_KERNEL = ["--log-level=50"]  # its log is about its own sockets; what cells print is not part of it
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-
-
-@dataclass(frozen=True)
-class Job:
-    """One chapter to be run: its notebook, the parameters it gets, and the SHA-256 that says when to run it again."""
-
-    notebook: Path
-    parameters: dict[str, Any]
-    digest: str
-
-    @property
-    def name(self) -> str:
-        """The chapter's name, such as 01_baseline."""
-        return self.notebook.stem
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -142,108 +118,27 @@ def _digest(notebook: Path, profile: profiles.Profile, parameters: Mapping[str, 
     return digest.hexdigest()
 
 
-@contextmanager
-def _kernel_environment(ledger: Path) -> Iterator[None]:
-    """The environment kernels inherit: `ledger` to write to, and paths that hold in the notebook's folder too."""
-    before = dict(os.environ)
-    os.environ["EDGELAB_LEDGER"] = str(ledger)
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # TensorFlow then starts in two seconds less, without Keras 3
-    for name in ("EDGELAB_DATA", "EDGELAB_CACHE"):
-        if os.environ.get(name):
-            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def _keep_failure(job: Job, executed: Path, output: Path, error: Exception) -> EdgelabError:
-    """Put the half-executed notebook where the reader can open it; returns the line that says so."""
-    from papermill.exceptions import PapermillExecutionError
-
-    failed = output / f"{job.name}.failed.ipynb"
-    if executed.exists():
-        os.replace(executed, failed)
-    if isinstance(error, PapermillExecutionError):
-        message = (str(error.evalue).splitlines() or [""])[0]
-        what = f"in cell [{error.exec_count}] ({error.ename}: {message})"
-    else:
-        what = f"({(str(error).splitlines() or [type(error).__name__])[0]})"
-    return EdgelabError(f"{job.name} failed {what}: its output and traceback are in {failed}")
-
-
-def _execute(job: Job, output: Path) -> None:
-    """Run one chapter and put its ledger, its notebook and its record in place, in this order.
-
-    The kernel writes to a copy of the ledger in a folder of its own. A kernel that outlives a killed run for a moment
-    can so touch no result, and rows of a chapter that fails later are never seen.
-    """
-    import papermill
-    from jupyter_client.kernelspec import NoSuchKernel
-    from papermill.exceptions import PapermillExecutionError
-
-    from edgelab import ledger, provenance
-
-    running = Path(tempfile.mkdtemp(prefix=".running-", dir=output))
-    executed, rows, results = running / f"{job.name}.ipynb", running / "ledger.csv", output / "ledger.csv"
-    if results.exists():
-        shutil.copyfile(results, rows)
-        ledger.drop_chapter(rows, job.name)
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    try:
-        with _kernel_environment(rows):
-            kernel = {"kernel_name": "python3", "language": "python", "extra_arguments": QUIET_KERNEL}
-            papermill.execute_notebook(job.notebook, executed, job.parameters, cwd=job.notebook.parent, **kernel)
-    except NoSuchKernel as error:
-        raise EdgelabError(
-            "Jupyter has no kernel named python3 to run chapters in: pip install ipykernel, then run again"
-        ) from error
-    except (PapermillExecutionError, RuntimeError) as error:  # a kernel that dies raises RuntimeError
-        raise _keep_failure(job, executed, output, error) from error
-    seconds = round(time.perf_counter() - clock, 1)
-    if rows.exists():
-        os.replace(rows, results)
-    os.replace(executed, output / executed.name)
-    record = {"hash": job.digest, "parameters": job.parameters, "started": started, "seconds": seconds}
-    finished = runs.read(output / "run.json")
-    runs.write(output / "run.json", {**finished, job.name: {**record, "provenance": provenance.collect()}})
-    (output / f"{job.name}.failed.ipynb").unlink(missing_ok=True)
-    shutil.rmtree(running, ignore_errors=True)
-
-
-def _run_jobs(jobs: Sequence[Job], output: Path) -> None:
-    for left in output.glob(".running-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    for number, job in enumerate(jobs, 1):
-        done = output / f"{job.name}.ipynb"
-        record = runs.read(output / "run.json").get(job.name, {})
-        if record.get("hash") == job.digest and done.exists():
-            print(f"[{number}/{len(jobs)}] {job.name}: up to date, {done}", flush=True)
-            continue
-        print(f"[{number}/{len(jobs)}] {job.name}: running", flush=True)
-        _execute(job, output)
-        print(f"[{number}/{len(jobs)}] {job.name}: done, {done}", flush=True)
-
-
 def run(
     chapters: Sequence[str] = (),
     profile: str = "ci",
     parameters: Mapping[str, str] | None = None,
     output: Path | None = None,
     publish: bool = False,
+    at_once: int = 1,
 ) -> Path:
     """Execute `chapters` (none: all) and return the folder with the results, `output` or build/<profile>.
 
     A chapter whose notebook, parameters, code, package versions and EDGELAB_DATA are those of its last finished run is
-    left as it is. Two runs into one folder take turns. With `publish` the outputs then go into the repository, see
-    `edgelab.publish`; else what was measured is held against the published results, see `edgelab.reproduce`, unless
-    the profile is ci, of which none are published.
-    Raises EdgelabError before anything runs for an unknown chapter, profile or parameter; and when a chapter fails,
+    left as it is; of the others so many are executed `at_once`. Two runs into one folder take turns. With `publish` the
+    outputs then go into the repository, see `edgelab.publish`; else what was measured is held against the published
+    results, see `edgelab.reproduce`, unless the profile is ci, of which none are published.
+    Raises EdgelabError before anything runs for an unknown chapter, profile or parameter, and for publishing measured
+    times of chapters that would disturb each other; and when a chapter fails,
     whose notebook is kept as <chapter>.failed.ipynb. Later chapters are then not run.
     """
     chosen = profiles.get(profile)
+    if publish and at_once > 1 and profile != "ci":
+        raise EdgelabError("published times are measured with one chapter at work: leave out --jobs or --publish")
     root = find_root()
     notebooks = select(root, chapters)
     values = [check_parameters(notebook, profile, parameters or {}) for notebook in notebooks]
@@ -252,7 +147,7 @@ def run(
     waiting = f"another run is at work in {output}: waiting for it to end"
     with exclusive(output / ".lock", lambda: print(waiting, flush=True)):
         pairs = zip(notebooks, values, strict=True)
-        _run_jobs([Job(path, value, _digest(path, chosen, value)) for path, value in pairs], output)
+        run_jobs([Job(path, value, _digest(path, chosen, value)) for path, value in pairs], output, at_once)
         if publish:
             from edgelab.publish import publish_chapters
 

@@ -250,12 +250,25 @@ def read(path: Path | None = None) -> pd.DataFrame:
 
 def drop_chapter(path: Path, chapter: str) -> int:
     """Remove the rows of `chapter` from the ledger at `path`, so that it can be run again; returns their number."""
+    return _replace_chapter(path, chapter, []) if path.exists() else 0
+
+
+def replace_chapter(path: Path, chapter: str, source: Path) -> None:
+    """Put the rows of the ledger `source` in place of those of `chapter` at `path`, which is made if need be.
+
+    Rows then stand in the order of the chapters. Where there is neither `source` nor `path`, nothing is made.
+    Raises EdgelabError where either is something else than a ledger.
+    """
+    if source.exists() or path.exists():
+        _replace_chapter(path, chapter, _rows(source) if source.exists() else [])
+
+
+def _replace_chapter(path: Path, chapter: str, new: list[list[str]]) -> int:
+    """Returns the number of rows that were removed."""
     path = path.resolve()
-    if not path.exists():
-        return 0
     with _locked(path):
-        rows = _rows(path)
-        kept = [cells for cells in rows if not cells or cells[0] != chapter]
-        if len(kept) < len(rows):
-            _replace(path, kept)
+        rows = _rows(path) if path.exists() else []
+        kept = [cells for cells in rows if cells[:1] != [chapter]]
+        if new or len(kept) < len(rows):
+            _replace(path, sorted([*kept, *new], key=lambda cells: cells[:1]))
     return len(rows) - len(kept)

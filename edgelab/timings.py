@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def read(path: Path) -> Run:
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         for record in run.values():
-            float(record["seconds"]), record["parameters"]["profile"]
+            float(record["seconds"]), record["parameters"]["profile"], _interval(record)
             datetime.fromisoformat(record["provenance"]["when"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EdgelabError(
@@ -37,6 +38,26 @@ def read(path: Path) -> Run:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f}{SPACE}s" if seconds < 120 else f"{seconds / 60:.1f}{SPACE}min"
+
+
+def _interval(record: Mapping[str, Any]) -> tuple[float, float]:
+    """Seconds, counted from some moment, at which a chapter began and ended."""
+    began = datetime.fromisoformat(record["started"]).timestamp()
+    return began, began + record["seconds"]
+
+
+def _together(records: Iterable[Mapping[str, Any]]) -> float:
+    """Seconds that chapters took; those in which two of one run were at work at a time count once."""
+    courses: dict[str, list[tuple[float, float]]] = {}
+    for number, record in enumerate(records):
+        courses.setdefault(record.get("course", str(number)), []).append(_interval(record))
+    seconds = 0.0
+    for intervals in courses.values():
+        until = -math.inf
+        for began, ended in sorted(intervals):
+            seconds += max(0.0, ended - max(began, until))
+            until = max(until, ended)
+    return seconds
 
 
 def _took(run: Run, chapter: str) -> str:
@@ -71,11 +92,10 @@ def _headed(runs: Mapping[str, Run]) -> dict[str, Run]:
 
 
 def run_times(runs: Mapping[str, Run], chapters: Sequence[str]) -> str:
-    """A table of every chapter's run time in each of the `runs`, and their sums."""
+    """A table of every chapter's run time in each of the `runs`, and how long they took together."""
     named = _headed(runs)
     rows = [[_words(chapter), *(_took(run, chapter) for run in named.values())] for chapter in chapters]
-    sums = [_duration(sum(record["seconds"] for record in run.values())) for run in named.values()]
-    rows.append(["Together", *sums])
+    rows.append(["Together", *(_duration(_together(run.values())) for run in named.values())])
     return table(["Chapter", *named], rows, range(1, len(named) + 1))
 
 
@@ -95,7 +115,7 @@ def _verdict(seconds: float, missing: int, aim: int) -> str:
 def _whole(profile: str, heading: str, run: Run, chapters: int) -> str:
     """What all chapters that `run` has run in `profile` took together, and whether that is within the aim."""
     own = [record for record in run.values() if record["parameters"]["profile"] == profile]
-    seconds, missing = sum(record["seconds"] for record in own), chapters - len(own)
+    seconds, missing = _together(own), chapters - len(own)
     which = f"{len(own)} of {chapters} chapters" if missing else f"all {chapters} chapters"
     where = "; ".join(dict.fromkeys(record["provenance"].get("machine", "") for record in own))
     took = f"- `{profile}`, {heading.lower()}: {_duration(seconds)} for {which} ({where})"

@@ -57,7 +57,9 @@ def record(**changes: object) -> ledger.Record:
 def run_record(seconds: float, numpy: str, profile: str = "ci") -> dict:
     made = {"versions": f"numpy {numpy}; torch 2.13.0", "commit": "b" * 40, "machine": "a laptop, 2 cores"}
     provenance = {**made, "when": "2026-11-21T07:00:00+00:00"}
-    return {"hash": "x", "parameters": {"profile": profile}, "seconds": seconds, "provenance": provenance}
+    started = "2026-11-21T07:00:00+00:00"
+    about = {"hash": "x", "parameters": {"profile": profile}, "started": started}
+    return {**about, "seconds": seconds, "provenance": provenance}
 
 
 def write_run(path: Path, **chapters: dict) -> None:

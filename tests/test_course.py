@@ -18,7 +18,7 @@ import psutil
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 
-from edgelab import course, provenance, runs
+from edgelab import _executing, course, provenance
 from edgelab.errors import EdgelabError
 
 PARAMETERS = 'profile = "ci"\nepochs = 3\nrate = 0.5\nflip = True\nnote = "plain"\nlimit = None'
@@ -215,12 +215,11 @@ def test_other_parameters_data_or_a_missing_output_make_a_chapter_run_again(
 ) -> None:
     ran: list[str] = []
 
-    def execute(job: course.Job, output: Path) -> None:
-        ran.append(job.name)
-        (output / f"{job.name}.ipynb").touch()
-        runs.write(output / "run.json", {job.name: {"hash": job.digest}})
+    def execute(notebook: Path, executed: Path, *_: object, **__: object) -> None:
+        ran.append(notebook.stem)
+        executed.touch()
 
-    monkeypatch.setattr(course, "_execute", execute)
+    monkeypatch.setattr("papermill.execute_notebook", execute)
     for change in (
         lambda: None,
         lambda: None,
@@ -239,11 +238,7 @@ def test_other_parameters_data_or_a_missing_output_make_a_chapter_run_again(
 def test_only_what_is_published_is_compared_with_the_published_results(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], profile: str
 ) -> None:
-    def execute(job: course.Job, output: Path) -> None:
-        (output / f"{job.name}.ipynb").touch()
-        runs.write(output / "run.json", {job.name: {"hash": job.digest}})
-
-    monkeypatch.setattr(course, "_execute", execute)
+    monkeypatch.setattr("papermill.execute_notebook", lambda _, executed, *__, **___: executed.touch())
     build = course.run(["00"], profile)
     compared = "00_start: no measurements to compare" in capsys.readouterr().out.splitlines()
     assert compared == (build / "reproduced.csv").exists() == (profile == "zoo")
@@ -331,7 +326,76 @@ def test_rows_appear_when_their_chapter_has_finished_and_replace_its_old_ones(ro
     assert [line.split(",")[0] for line in ledger.read_text().splitlines()[1:]] == ["00_start", "01_next"]
 
 
-def start_and_stop_in_second_chapter(root: Path, how: signal.Signals) -> tuple[subprocess.Popen[str], int]:
+MEET = """import pathlib, time
+folder = pathlib.Path('{}')
+(folder / '{}').touch()
+while not (folder / '{}').exists():
+    time.sleep(0.05)"""
+
+
+def test_two_at_once_meet_and_leave_what_one_after_the_other_does(root: Path) -> None:
+    """The first chapter ends after the second: rows stand in the order of the course all the same."""
+    late = f"while not pathlib.Path('{root}/build/ci/01_next.ipynb').exists():\n    time.sleep(0.05)"
+    rows = [RECORD + APPEND.format(name) for name in ("00_start", "01_next")]
+    threads = "import os\nprint(os.environ['OMP_NUM_THREADS'])"
+    write_notebook(root / "notebooks" / "00_start.ipynb", MEET.format(root, "a", "b"), late, rows[0])
+    write_notebook(root / "notebooks" / "01_next.ipynb", MEET.format(root, "b", "a"), rows[1], threads)
+    status, out, err = outcome("run", "--jobs", "2")
+    assert (status, err) == (0, "")
+    assert [line.split(" ", 1)[1].split(",")[0] for line in out.splitlines()] == [
+        "00_start: running",
+        "01_next: running",
+        "01_next: done",
+        "00_start: done",
+    ]
+    build = root / "build" / "ci"
+    assert [line.split(",")[0] for line in (build / "ledger.csv").read_text().splitlines()[1:]] == [
+        "00_start",
+        "01_next",
+    ]
+    assert list(json.loads((build / "run.json").read_text())) == ["00_start", "01_next"]
+    assert printed(build / "01_next.ipynb") == f"{max(1, os.cpu_count() // 2)}\n"
+    names = [".lock", "00_start.ipynb", "01_next.ipynb", "ledger.csv", "run.json"]
+    assert sorted(path.name for path in build.iterdir()) == names
+
+
+def test_what_is_at_work_beside_a_failure_is_finished_and_nothing_else_begun(root: Path) -> None:
+    failed = root / "build" / "ci" / "00_start.failed.ipynb"
+    slow = f"while not pathlib.Path('{failed}').exists():\n    time.sleep(0.05)"
+    write_notebook(root / "notebooks" / "00_start.ipynb", MEET.format(root, "a", "b"), "1 / 0")
+    write_notebook(root / "notebooks" / "01_next.ipynb", MEET.format(root, "b", "a"), slow, "print(42)")
+    write_notebook(root / "notebooks" / "02_last.ipynb", "print(43)")
+    status, out, err = outcome("run", "--jobs", "2")
+    assert status == 1 and "02_last" not in out
+    what = "edgelab: 00_start failed in cell [4] (ZeroDivisionError: division by zero)"
+    assert err.splitlines() == [f"{what}: its output and traceback are in {failed}"]
+    assert printed(root / "build" / "ci" / "01_next.ipynb") == "42\n"
+
+
+def test_a_process_that_is_ended_is_one_line(root: Path) -> None:
+    write_notebook(root / "notebooks" / "00_start.ipynb", "import os\nos.kill(os.getppid(), 9)", "1 / 0")
+    status, _, err = outcome("run", "00", "--jobs", "2")
+    assert status == 1
+    assert err.splitlines()[-1] == "edgelab: 00_start failed (its process was ended): try again with fewer --jobs"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_stopped_leaves_nothing_at_work(root: Path, how: signal.Signals) -> None:
+    process, kernel = start_and_stop_in_second_chapter(root, how, "--jobs", "2")
+    assert process.returncode == (130 if how == signal.SIGINT else -how)
+    wait_for(lambda: not is_running(kernel), "the kernel to end", 30)
+    assert (root / "build" / "ci" / "00_start.ipynb").exists()
+
+
+def test_published_times_are_measured_alone(root: Path) -> None:
+    status, out, err = outcome("run", "--profile", "zoo", "--publish", "--jobs", "2")
+    assert (status, out) == (1, "")
+    assert err == "edgelab: published times are measured with one chapter at work: leave out --jobs or --publish\n"
+
+
+def start_and_stop_in_second_chapter(
+    root: Path, how: signal.Signals, *options: str
+) -> tuple[subprocess.Popen[str], int]:
     """A run that got `how` while its second chapter was at work; and the process id of that chapter's kernel."""
     write_notebook(root / "notebooks" / "00_start.ipynb", RECORD + APPEND.format("00_start"))
     slow = "import os, time, pathlib\npathlib.Path('{}').write_text(str(os.getpid()))"
@@ -339,9 +403,12 @@ def start_and_stop_in_second_chapter(root: Path, how: signal.Signals) -> tuple[s
     write_notebook(
         root / "notebooks" / "01_next.ipynb", slow.format(root / "pid"), wait.format(root / "go"), "print(42)"
     )
-    process = edgelab("run")
-    pid = root / "pid"
-    wait_for(lambda: (pid.exists() and pid.read_text()) or process.poll() is not None, "the second chapter")
+    process = edgelab("run", *options)
+    pid, first = root / "pid", root / "build" / "ci" / "run.json"
+    wait_for(
+        lambda: (pid.exists() and pid.read_text() and first.exists()) or process.poll() is not None,
+        "the second chapter",
+    )
     assert process.poll() is None, process.stderr.read()
     process.send_signal(how)
     process.wait(60)
@@ -408,7 +475,7 @@ def test_kernels_see_absolute_paths_and_then_all_is_as_before(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGELAB_DATA", "images")
     before = dict(os.environ)
-    with course._kernel_environment(tmp_path / "ledger.csv"):
+    with _executing._kernel_environment(tmp_path / "ledger.csv"):
         assert os.environ["EDGELAB_DATA"] == str(tmp_path / "images")
         assert os.environ["EDGELAB_LEDGER"] == str(tmp_path / "ledger.csv")
     assert dict(os.environ) == before

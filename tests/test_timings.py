@@ -21,7 +21,8 @@ def ran(seconds: float, profile: str = "ci", machine: str = "a laptop", versions
         "machine": machine,
         "when": "2026-11-21T07:00:00+00:00",
     }
-    return {"seconds": seconds, "parameters": {"profile": profile}, "provenance": made}
+    started = "2026-11-21T07:00:00+00:00"
+    return {"started": started, "seconds": seconds, "parameters": {"profile": profile}, "provenance": made}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,22 @@ def test_the_whole_course_is_held_against_its_aim(first: float, second: float | 
         f"- `ci`, on digits: {said}",
         "- `zoo`: not recorded. The aim is under 30 minutes on two cores.",
     ]
+
+
+def test_chapters_at_work_at_a_time_count_once_within_one_run() -> None:
+    def at(minute: int, seconds: float, course: str) -> dict:
+        return {**ran(seconds), "started": f"2026-11-21T07:{minute:02}:00+00:00", "course": course}
+
+    run = {
+        "00": at(0, 90, "a"),
+        "01": at(1, 120, "a"),
+        "02": at(2, 10, "a"),
+        "03": at(10, 60, "a"),
+        "04": at(0, 30, "b"),
+    }
+    assert timings.run_times({"On digits": run}, []).splitlines()[-1].replace("\N{NO-BREAK SPACE}", " ") == (
+        "| Together | 4.5 min |"
+    )
 
 
 def test_profiles_of_one_run_are_added_up_apart() -> None:
