@@ -58,6 +58,11 @@ class Records:
         return self.root / "book" / "results" / "run_ci.json"
 
     @property
+    def zoo_run(self) -> Path:
+        """The record of one run of all chapters from kept checkpoints: its outputs are not kept."""
+        return self.root / "book" / "results" / "run_zoo.json"
+
+    @property
     def published_ledger(self) -> Path:
         """The published measurements."""
         return self.root / "book" / "results" / "ledger.csv"
@@ -73,13 +78,14 @@ class Records:
         return self.root / "build" / "ci" / "ledger.csv"
 
     def files(self) -> list[Path]:
-        """Those of the five that exist."""
-        paths = (self.published_run, self.digits_run, self.published_ledger, self.local_run, self.local_ledger)
-        return [path for path in paths if path.is_file()]
+        """Those of the six that exist."""
+        ran = self.published_run, self.digits_run, self.zoo_run, self.local_run
+        return [path for path in (*ran, self.published_ledger, self.local_ledger) if path.is_file()]
 
     def runs(self) -> dict[str, timings.Run]:
-        """The records of the three runs, {} for one that has left none."""
-        paths = {"On digits": self.digits_run, "Published": self.published_run, "This machine": self.local_run}
+        """The records of the four runs, {} for one that has left none."""
+        paths = {"On digits": self.digits_run, "From checkpoints": self.zoo_run}
+        paths |= {"Published": self.published_run, "This machine": self.local_run}
         return {heading: timings.read(path) for heading, path in paths.items()}
 
     def chapters(self) -> list[str]:

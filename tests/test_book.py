@@ -257,6 +257,7 @@ def test_status_sets_the_runs_beside_each_other(tmp_path: Path):
     published = tmp_path / "book" / "results"
     write_run(published / "run.json", start_00=run_record(14.2, "2.4.6", "full"))
     write_run(published / "run_ci.json", baseline_01=run_record(61, "2.4.6"))
+    write_run(published / "run_zoo.json", baseline_01=run_record(45, "2.4.6", "zoo"))
     write_run(
         tmp_path / "build" / "ci" / "run.json", start_00=run_record(3.1, "2.5.0"), baseline_01=run_record(431, "2.5.0")
     )
@@ -264,14 +265,15 @@ def test_status_sets_the_runs_beside_each_other(tmp_path: Path):
     ledger.append(record(data="digits", accuracy=0.855, n_test=360), tmp_path / "build" / "ci" / "ledger.csv")
     status = book.fill("<!-- edgelab: status -->", tmp_path)
     status = status.replace("\N{NO-BREAK SPACE}", " ")
-    assert status.count("| Chapter | On digits (`ci`) | Published (`full`) | This machine (`ci`) |") == 2
-    assert "| 00 start | \N{EN DASH} | 14.2 s | 3.1 s |" in status
-    assert "| 01 baseline | 61.0 s | \N{EN DASH} | 7.2 min |" in status
-    assert "| Together | 61.0 s | 14.2 s | 7.2 min |" in status
+    columns = "On digits (`ci`) | From checkpoints (`zoo`) | Published (`full`) | This machine (`ci`)"
+    assert status.count(f"| Chapter | {columns} |") == 2
+    assert "| 00 start | \N{EN DASH} | \N{EN DASH} | 14.2 s | 3.1 s |" in status
+    assert "| 01 baseline | 61.0 s | 45.0 s | \N{EN DASH} | 7.2 min |" in status
+    assert "| Together | 61.0 s | 45.0 s | 14.2 s | 7.2 min |" in status
     made = "21 Nov 2026 `bbbbbbbb`"
-    assert f"| 00 start | \N{EN DASH} | {made} | {made} |" in status
-    assert "| numpy | 2.4.6 | 2.4.6 | 2.5.0 |" in status
-    assert "| Machine | a laptop, 2 cores | a laptop, 2 cores | a laptop, 2 cores |" in status
+    assert f"| 00 start | \N{EN DASH} | \N{EN DASH} | {made} | {made} |" in status
+    assert "| numpy | 2.4.6 | 2.4.6 | 2.4.6 | 2.5.0 |" in status
+    assert f"| Machine |{' a laptop, 2 cores |' * 4}" in status
     assert re.search(r"\| `resnet8`, baseline, pytorch \| 86\.12 .*`cifar10-jpeg` \| 85\.50 .*`digits` \|", status)
     assert "has not run" not in status
 

@@ -30,6 +30,7 @@ def accuracy_by_seed(ledger: pd.DataFrame, caption: str) -> Figure:
     with mpl.rc_context(STYLE):
         canvas, (ax,) = new_canvas(1)
         canvas.set_figheight(1.3 + 0.34 * len(names))
+        ax.use_sticky_edges = False  # else the longest bar touches the axis
         width = found["high"].clip(upper=100) - found["low"]
         ax.barh(places, width, left=found["low"], height=2 * HALF, color="#d9d9d9", label="95 % interval of the mean")
         ends = ([place - HALF for place in places], [place + HALF for place in places])
