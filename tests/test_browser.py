@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-DEVICES = {"desktop": (1280, 900, "light"), "tablet": (820, 1100, "dark"), "phone": (390, 844, "light")}
+# A page is loaded for the first and then turned into the others.
+DEVICES = {"phone": (390, 844, "light"), "tablet": (820, 1100, "dark"), "desktop": (1280, 900, "light")}
+LAUNCH = "[...document.querySelectorAll('.bd-header-article a, .article-header-buttons a')].map(a => a.href)"
 # Images must have loaded and say what they show.
 BROKEN_IMAGES = """async () => {
   const found = [];
@@ -23,47 +26,69 @@ BROKEN_IMAGES = """async () => {
 }"""
 
 
-def chapters_of(pages: Path) -> list[str]:
-    return sorted(path.relative_to(pages).as_posix() for path in pages.glob("notebooks/*.html"))
+def heard_of(page: Any, address: str) -> list[str]:
+    """What goes wrong in the page, or is asked of other hosts, from now on."""
+    heard: list[str] = []
+    page.on("request", lambda request: None if own(request.url, address) else heard.append(f"asks {request.url}"))
+    page.on("console", lambda message: heard.append(f"console: {message.text}") if message.type == "error" else None)
+    page.on("pageerror", lambda error: heard.append(f"script: {error}"))
+    page.on("response", lambda answer: heard.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
+    return heard
 
 
-def problems_of_page(page: Any, address: str, name: str) -> list[str]:
+def turn_into(page: Any, device: str) -> None:
+    width, height, scheme = DEVICES[device]
+    page.set_viewport_size({"width": width, "height": height})
+    page.emulate_media(color_scheme=scheme)
+
+
+def problems_of_page(page: Any, heard: list[str], url: str) -> list[str]:
     """Everything a reader would notice: other hosts, errors, missing images or texts, a page that slides sideways."""
-    found: list[str] = []
-    page.on("request", lambda request: None if own(request.url, address) else found.append(f"asks {request.url}"))
-    page.on("console", lambda message: found.append(f"console: {message.text}") if message.type == "error" else None)
-    page.on("pageerror", lambda error: found.append(f"script: {error}"))
-    page.on("response", lambda answer: found.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
-    page.goto(address + name, wait_until="load")
+    heard.clear()
+    turn_into(page, next(iter(DEVICES)))
+    page.goto(url, wait_until="load")
     page.evaluate("window.MathJax?.startup?.promise")
-    found += page.evaluate(BROKEN_IMAGES)
-    page.wait_for_timeout(100)  # what scripts ask for after the page has loaded
-    if page.evaluate("document.documentElement.scrollWidth > window.innerWidth"):
-        found.append("wider than the window")
+    found = []
+    for device in DEVICES:
+        turn_into(page, device)
+        found += [f"{device}: {problem}" for problem in page.evaluate(BROKEN_IMAGES)]
+        page.wait_for_timeout(100)  # what scripts ask for after the page has loaded or changed its size
+        if page.evaluate("document.documentElement.scrollWidth > window.innerWidth"):
+            found.append(f"{device}: wider than the window")
     unset = page.evaluate(
         "[...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container svg')).length"
     )
-    return found + ([f"{unset} formulas not drawn"] if unset else [])
+    return [*heard, *found, *([f"{unset} formulas not drawn"] if unset else [])]
 
 
 def own(url: str, address: str) -> bool:
     return url.startswith((address, "data:", "blob:"))
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_every_page_is_whole(browser: Any, pages: Path, address: str, device: str):
-    width, height, scheme = DEVICES[device]
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-    found = {}
+@dataclass(frozen=True)
+class Visit:
+    """What a reader of a page would notice, and where its buttons lead."""
+
+    problems: list[str]
+    links: list[str]
+
+
+@pytest.fixture(scope="module")
+def visits(browser: Any, pages: Path, address: str) -> dict[str, Visit]:
+    """Each page, looked at once."""
+    page = browser.new_page()
+    heard, found = heard_of(page, address), {}
     for path in sorted(pages.rglob("*.html")):
         name = path.relative_to(pages).as_posix()
-        if "_static" not in name and name != "index.html":  # index.html leads on at once: see the next test
-            page = context.new_page()
-            found[name] = problems_of_page(page, address, name)
-            page.close()
-    context.close()
-    assert len(found) >= 7, "introduction, how-to, a chapter, status, glossary, references, search"
-    assert {name: problems for name, problems in found.items() if problems} == {}
+        if "_static" not in name and name != "index.html":  # index.html leads on at once: see a test below
+            found[name] = Visit(problems_of_page(page, heard, address + name), page.evaluate(LAUNCH))
+    page.close()
+    return found
+
+
+def test_every_page_is_whole(visits: dict[str, Visit]):
+    assert len(visits) >= 7, "introduction, how-to, a chapter, status, glossary, references, search"
+    assert {name: visit.problems for name, visit in visits.items() if visit.problems} == {}
 
 
 def test_the_front_page_leads_to_the_introduction(browser: Any, address: str):
@@ -79,14 +104,15 @@ def test_the_checks_see_what_is_wrong(browser: Any, pages: Path, address: str):
         "<script>undefinedName()</script><img src='no.png'><div style='width:3000px'>x</div>"
         "<script src='https://example.org/x.js'></script><span class='math'>a</span>"
     )
-    context = browser.new_context(viewport={"width": 390, "height": 844})
-    context.route("https://example.org/**", lambda route: route.abort())
-    text = "\n".join(problems_of_page(context.new_page(), address, "_static/broken.html"))
-    context.close()
+    page = browser.new_page()
+    page.route("https://example.org/**", lambda route: route.abort())
+    text = "\n".join(problems_of_page(page, heard_of(page, address), f"{address}_static/broken.html"))
+    page.close()
     broken.unlink()
     for expected in ("asks https://example.org/x.js", "script: undefinedName", "not loaded", "no alternative text"):
         assert expected in text
-    assert "404" in text and "wider than the window" in text and "1 formulas not drawn" in text
+    assert all(f"{device}: wider than the window" in text for device in DEVICES)
+    assert "404" in text and "1 formulas not drawn" in text
 
 
 def test_formulas_are_drawn_as_pictures_of_their_own(browser: Any, address: str):
@@ -97,20 +123,15 @@ def test_formulas_are_drawn_as_pictures_of_their_own(browser: Any, address: str)
     page.close()
 
 
-def test_launch_buttons_open_the_notebooks_of_the_repository(browser: Any, pages: Path, address: str):
+def test_launch_buttons_open_the_notebooks_of_the_repository(visits: dict[str, Visit]):
     repository = CONFIG["repository"]["url"].removeprefix("https://github.com/")
-    assert chapters_of(pages)
-    page = browser.new_page()
-    for name in chapters_of(pages):
-        page.goto(address + name)
-        links = page.evaluate(
-            "[...document.querySelectorAll('.bd-header-article a, .article-header-buttons a')].map(a => a.href)"
-        )
-        source = name.replace(".html", ".ipynb")
+    chapters = [name for name in visits if name.startswith("notebooks/")]
+    assert chapters
+    for name in chapters:
+        source, links = name.replace(".html", ".ipynb"), visits[name].links
         assert f"https://colab.research.google.com/github/{repository}/blob/main/{source}" in links
         assert f"https://mybinder.org/v2/gh/{repository}/main?urlpath=lab/tree/{source}" in links
         assert f"https://github.com/{repository}/edit/main/{source}" in links
-    page.close()
 
 
 def test_the_page_starts_with_its_title_and_ends_with_the_right_year(browser: Any, address: str):
