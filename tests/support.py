@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,18 @@ def crops_of(padded: np.ndarray, size: int, crop: int) -> dict[tuple[int, int, b
             found[row, column, False] = cut
             found[row, column, True] = np.stack([line[::-1] for line in cut])
     return found
+
+
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """TensorFlow without graphs: tracing a large network takes longer than a few of its steps."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tf_keras as keras
+from support import eagerly
 
 from edgelab import artifact, combining, data, inside, profiles, zoo
 from edgelab.combining import Clustering, Preserving
@@ -43,7 +44,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clustered(start: zoo.Checkpoint, few: data.Dataset) -> zoo.Checkpoint:
-    return keras_combining.load_or_cluster(start, Clustering(8), few, RECIPE)
+    with eagerly():
+        return keras_combining.load_or_cluster(start, Clustering(8), few, RECIPE)
+
+
+def small(sparsity: float = 0.0, values: int = 0) -> keras.Model:
+    """Two layers, quick to trace, with so many zeros and at most so many values a layer."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(16, 3, 4, activation="relu", name="conv")(image)
+    model = keras.Model(image, keras.layers.Dense(10, name="fc")(keras.layers.Flatten()(x)))
+    for layer in (model.get_layer("conv"), model.get_layer("fc")) if values else ():
+        kernel = layer.kernel.numpy()
+        edges = np.quantile(kernel, np.linspace(0, 1, values + 1)[1:-1])
+        layer.kernel.assign(np.linspace(kernel.min(), kernel.max(), values)[np.digitize(kernel, edges)])
+    return keras_pruning.prune(model, sparsity) if sparsity else model
 
 
 def shares(arrays: dict[str, np.ndarray]) -> dict[str, float]:
@@ -67,50 +82,50 @@ def test_clustering_shares_values_and_keeps_zeros(start: zoo.Checkpoint, cluster
     assert clustered.arrays.keys() == start.arrays.keys()
 
 
-@pytest.mark.parametrize("plan", [Preserving(zeros=True), Preserving(clusters=True), Preserving(True, True)])
-def test_what_a_plan_keeps_is_in_the_exported_file(
-    plan: Preserving, start: zoo.Checkpoint, clustered: zoo.Checkpoint, few: data.Dataset, tmp_path: Path
-) -> None:
-    made = keras_combining.load_or_quantize(clustered if plan.clusters else start, plan, few, RECIPE)
-    network = keras_combining.restore(made)
-    path = tmp_path / "x.tflite"
+def check_file(network: keras.Model, plan: Preserving, images: np.ndarray, path: Path, layers: int) -> None:
+    """The int8 file of `network` holds what the plan keeps and answers as the network does."""
     file = artifact.save(network, path, scheme="int8")
-    weights = in_file(path, few.test.images[:1])
+    weights = in_file(path, images[:1])
+    assert len(weights) == layers
     zero = np.concatenate([w.ravel() for w in weights]) == 0
     values = max(len(np.unique(channel)) for w in weights for channel in w)
-    assert len(weights) == 5
-    if plan.zeros:
-        assert zero.mean() > 0.49
-    if plan.clusters:
-        assert values <= 8
-    else:
-        assert values > 8
-    images = few.test.images[:100]
+    assert (zero.mean() > 0.49) == plan.zeros
+    assert (values <= 8) == plan.clusters
     computed = file.predict(images)
     step = np.diff(np.unique(computed)).min()
     assert np.abs(computed - train.logits(network, images)).max() < 1.01 * step, "one rounding apart at most"
+
+
+def test_what_a_plan_keeps_is_in_the_exported_file(
+    clustered: zoo.Checkpoint, few: data.Dataset, tmp_path: Path
+) -> None:
+    """By way of the checkpoint; all five layers."""
+    plan = Preserving(zeros=True, clusters=True)
+    with eagerly():
+        made = keras_combining.load_or_quantize(clustered, plan, few, RECIPE)
     assert made.origin.technique == plan.technique
+    check_file(keras_combining.restore(made), plan, few.test.images[:100], tmp_path / "x.tflite", 5)
 
 
-def test_quantization_aware_training_as_usual_loses_the_zeros(
-    start: zoo.Checkpoint, few: data.Dataset, tmp_path: Path
-) -> None:
-    """The reason for PQAT. Small integers still round to zero, so some come back."""
-    prepared = qat.prepare_int8(keras_pruning.restore(start))
-    qat.fine_tune(prepared, few, RECIPE)
-    kernels = [array for name, array in qat.to_arrays(prepared).items() if name.endswith("kernel")]
-    assert np.mean([(kernel == 0).mean() for kernel in kernels]) < 0.1
-
-
-def test_the_network_that_is_kept_computes_as_the_one_that_was_trained(
-    start: zoo.Checkpoint, few: data.Dataset
-) -> None:
-    model = keras_pruning.restore(start)
-    prepared = keras_combining.prepare(model, Preserving(zeros=True))
-    train.train(prepared, few, RECIPE)
+@pytest.mark.parametrize("plan", [Preserving(zeros=True), Preserving(clusters=True)], ids=lambda plan: plan.technique)
+def test_a_plan_keeps_in_training_what_it_says(plan: Preserving, few: data.Dataset, tmp_path: Path) -> None:
+    """And no more; the network that is kept computes as the one that was trained."""
+    model = small(0.5 * plan.zeros, 8 * plan.clusters)
+    prepared = keras_combining.prepare(model, plan)
+    learnt = combining.gentle(RECIPE, keras_combining.values(model)) if plan.clusters else RECIPE
+    train.train(prepared, few, learnt)
     kept = qat.from_arrays(qat.prepare_int8(model), keras_combining.plain(prepared, model))
     images = few.test.images[:50]
     assert np.array_equal(train.logits(kept, images), train.logits(prepared, images))
+    check_file(kept, plan, images, tmp_path / "x.tflite", 2)
+
+
+def test_quantization_aware_training_as_usual_loses_the_zeros(few: data.Dataset) -> None:
+    """The reason for PQAT. Small integers still round to zero, so some come back."""
+    prepared = qat.prepare_int8(small(0.5))
+    qat.fine_tune(prepared, few, RECIPE)
+    kernels = [array for name, array in qat.to_arrays(prepared).items() if name.endswith("kernel")]
+    assert len(kernels) == 2 and np.mean([(kernel == 0).mean() for kernel in kernels]) < 0.1
 
 
 def test_gentle_divides_by_the_weights_that_share_a_value() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from support import same
+from support import eagerly, same
 
 from edgelab import artifact, zoo
 from edgelab import distillation as reference
@@ -68,7 +68,7 @@ def test_teachers_are_frozen_and_see_what_the_student_sees(tiny: Dataset) -> Non
     spy = replace(
         taught, answers=lambda inputs, chosen: seen.append((inputs, taught.answers(inputs, chosen))) or seen[-1][1]
     )
-    train.train(models.build("resnet8", 2), tiny, RECIPE, lesson=spy)
+    train.train(models.build("plain_cnn", 2), tiny, replace(RECIPE, epochs=1), lesson=spy)
     assert same(models.to_arrays(teacher), before)
     inputs, answers = seen[-1]
     assert np.allclose(answers[:, 0], teacher(inputs, training=False).numpy(), atol=1e-5)
@@ -98,7 +98,7 @@ def test_alpha_0_is_training_alone(tiny: Dataset) -> None:
     """The same order, augmentation, steps and decay: only the loss differs."""
     networks = [models.build("plain_cnn", 2) for _ in range(2)]
     for network, plan in zip(networks, (Distillation(alpha=0.0), Alone()), strict=True):
-        distillation.teach(network, [models.build("plain_cnn", 2, seed=3)], plan, tiny, RECIPE)
+        distillation.teach(network, [models.build("plain_cnn", 2, seed=3)], plan, tiny, replace(RECIPE, epochs=1))
     first, second = map(models.to_arrays, networks)
     assert all(np.allclose(first[name], second[name], atol=1e-4) for name in first)
 
@@ -107,9 +107,9 @@ def test_students_are_kept_found_and_resumed(
     tiny: Dataset, teachers: list[zoo.Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = Distillation(average="probabilities")
-    given = ("resnet8", teachers, plan, tiny, RECIPE)
+    given = ("plain_cnn", teachers, plan, tiny, RECIPE)
     made = distillation.load_or_distill(*given)
-    assert made.key.startswith("resnet8-ensemble_distillation_probabilities_t4_alpha0_9-tensorflow-tiny-seed0-")
+    assert made.key.startswith("plain_cnn-ensemble_distillation_probabilities_t4_alpha0_9-tensorflow-tiny-seed0-")
     assert made.history[-1]["loss"] < made.history[0]["loss"]
     monkeypatch.setenv("EDGELAB_CACHE", str(tmp_path / "second"))
     stop = KeyboardInterrupt
@@ -136,11 +136,11 @@ def test_students_of_keras_applications(name: str, parameters: int) -> None:
     assert {layer.momentum for layer in network.layers if hasattr(layer, "momentum")} == {0.9}
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small_25", "mobilenet_v3_small_50"])
-def test_mobilenets_compute_the_same_in_pytorch(name: str, tiny: Dataset) -> None:
+def test_a_mobilenet_computes_the_same_in_pytorch(tiny: Dataset) -> None:
     from edgelab.pytorch import models as torch_models
     from edgelab.pytorch import train as torch_train
 
+    name = "mobilenet_v3_small_25"
     network, rng = distillation.student(name, 3), np.random.default_rng(0)
     arrays = {
         key: np.asarray(array + rng.uniform(0, 0.3, array.shape), np.float32)
@@ -158,7 +158,8 @@ def test_a_mobilenet_learns_from_a_network_of_the_course(
 ) -> None:
     """And is drawn from its seed, kept, restored and exported."""
     recipe = replace(RECIPE, epochs=1, batch=32)
-    made = distillation.load_or_distill("mobilenet_v3_small_25", teachers[:1], Distillation(), tiny, recipe)
+    with eagerly():
+        made = distillation.load_or_distill("mobilenet_v3_small_25", teachers[:1], Distillation(), tiny, recipe)
     restored = distillation.restore(made)
     assert same(models.to_arrays(restored), made.arrays)
     file = artifact.save(restored, tmp_path / "student.tflite")

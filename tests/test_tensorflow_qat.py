@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tf_keras as keras
-from support import same
+from support import eagerly, same
 
 from edgelab import zoo
 from edgelab.data import Dataset
@@ -37,7 +37,8 @@ def test_made_once_then_found_and_the_file_answers_as_the_network(
 ) -> None:
     """A second network in the process has other variable names; that must not matter. No test image is needed."""
     recipe = replace(RECIPE, epochs=1)
-    made = qat.load_or_quantize(start, Int8(), replace(tiny, test=None), recipe)
+    with eagerly():
+        made = qat.load_or_quantize(start, Int8(), replace(tiny, test=None), recipe)
     assert made.origin == zoo.Origin("qat_int8", "tensorflow", start.key)
     assert made.meta["train_seconds"] > 100 and len(made.history) == 1
     monkeypatch.setattr(qat, "fine_tune", None)
