@@ -87,8 +87,8 @@ def test_a_name_in_the_report_is_one_that_stays_in_float(suffix: str, files, tmp
         from edgelab.tensorflow import models
 
         source = models.build("resnet8") if suffix == "tflite" else files["onnx"]
-    for layer in (report["layer"][0], report["layer"].iloc[-1]):
-        artifact.save(source, tmp_path / f"mixed.{suffix}", IMAGES, keep_float=[layer])
+    first, last = report["layer"][0], report["layer"].iloc[-1]
+    artifact.save(source, tmp_path / f"mixed.{suffix}", IMAGES, keep_float=[first, last])
 
 
 @pytest.mark.parametrize("suffix", ["tflite", "onnx"])
