@@ -22,7 +22,8 @@ RECIPE = profiles.Recipe(epochs=1, batch=32, peak_rate=0.004, crop=1, flip=False
 
 @pytest.fixture(scope="module")
 def few() -> data.Dataset:
-    return data.with_fewer(data.load("digits"), 160)
+    fewer = data.with_fewer(data.load("digits"), 96)
+    return replace(fewer, validation=data.Split(fewer.validation.images[:40], fewer.validation.labels[:40]))
 
 
 def untrained(name: str, few: data.Dataset, sparsity: float = 0.0) -> zoo.Checkpoint:
@@ -55,7 +56,7 @@ def test_teachers_take_part(few: data.Dataset) -> None:
     teacher.arrays["fc2.weight"][:] = 0
     teacher.arrays["fc2.bias"][:] = 30 * (np.arange(10) == 3)
     plan = Distilled(Distillation(alpha=1.0))
-    recipe = replace(RECIPE, epochs=3, peak_rate=0.02)
+    recipe = replace(RECIPE, epochs=3, batch=16, peak_rate=0.02)
     made = combining.load_or_quantize(start, plan, few, recipe, [teacher])
     assert made.origin.technique == "qat_int8_distillation_t4_alpha1"
     assert made.origin.start == f"{start.key}+{teacher.key}"
@@ -103,7 +104,7 @@ def test_training_resumes(few: data.Dataset, tmp_path: Path, monkeypatch: pytest
 
 def test_a_mobilenet_is_trained_in_int8_and_its_file_answers_as_it_does(few: data.Dataset, tmp_path: Path) -> None:
     """Hard swish and squeeze-and-excite survive the way into an .onnx file."""
-    recipe = replace(RECIPE, epochs=8, peak_rate=0.08)
+    recipe = replace(RECIPE, epochs=6, batch=16, peak_rate=0.08)
     start = zoo.load_or_train("mobilenet_v3_small_25", few, recipe)
     made = combining.load_or_quantize(start, Distilled(Distillation()), few, RECIPE, [start])
     prepared = qat.restore(made)

@@ -28,11 +28,10 @@ def trained(dataset: Dataset, recipe: Recipe = RECIPE, state_path: Path | None =
     return {**models.to_arrays(network), "losses": np.array([row["loss"] for row in history])}
 
 
-@pytest.mark.parametrize("name", ["plain_cnn", "resnet8"])
-def test_learns_digits_in_seconds(name: str, digits: Dataset) -> None:
-    """The ci recipes are worth running."""
-    network = models.build(name)
-    history = train.train(network, digits, get("ci").recipes[name])
+def test_learns_digits_in_seconds(digits: Dataset) -> None:
+    """The ci recipe is worth running; plain_cnn's is tried in TensorFlow."""
+    network = models.build("resnet8")
+    history = train.train(network, digits, get("ci").recipes["resnet8"])
     assert list(history[0]) == ["epoch", "loss", "validation_accuracy", "seconds"]
     assert history[-1]["loss"] < history[0]["loss"]
     assert train.accuracy(network, digits.validation) == max(row["validation_accuracy"] for row in history)
