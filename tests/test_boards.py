@@ -154,11 +154,47 @@ def test_medians_by_board_and_worst():
     assert "NDP9120" not in by_board.columns and "NDP9120" in set(check["board"])
 
 
+def test_the_table_of_errors_has_every_prediction_and_the_worst_system_first():
+    check = checked("energy_uJ")
+    for model in boards.MODELS:
+        table = boards.error_table(check, model)
+        rows = check[check["model"] == model].set_index([*boards.SYSTEM, "network"])
+        assert table.notna().to_numpy().sum() == len(rows) == 4 * 20 + 3 * 4
+        for (*system, network), row in rows.iterrows():
+            off = 100 * (row["predicted"] / row["measured"] - 1)
+            assert table.loc[tuple(system), network] == pytest.approx(off)
+        assert set(table.index) == set(boards.systems().index)
+        assert table.abs().max(axis=1).is_monotonic_decreasing
+        assert table.iloc[0].abs().max() == pytest.approx(100 * summary("energy_uJ").loc[model, "worst"])
+    table = boards.error_table(check)
+    assert list(table.columns) == list(boards.NETWORKS)
+    three = table.loc[("v1.0", "syntiant", "NDP9120", "syntiant_9120_0v9_30mhz")]
+    assert np.isnan(three["ad"]) and three.drop("ad").notna().all()
+    assert np.median(table.dropna().abs()) == pytest.approx(100 * summary("energy_uJ").loc["cost ratios", "all"])
+
+
+def test_the_ratios_fail_where_the_docstring_says():
+    table = boards.error_table(checked("energy_uJ"))
+    found = boards.skipped_zeros()
+    skipping = table.index.isin(found[found["skips"]].index)
+    assert table["vww"][skipping].min() > 20 and skipping[:3].all()
+    rest = table[~skipping].melt(ignore_index=False, value_name="error").reset_index()
+    far = rest[rest["error"].abs() > 25]
+    assert set(zip(far["network"], far["round"], far["board"], far["error"] > 0, strict=True)) == {
+        ("ad", "v0.7", "EK-RA6M4", True),
+        ("ic", "v0.7", "EK-RA6M4", False),
+        ("ad", "v0.7", "xG24-DK2601B", True),
+        ("vww", "v1.0", "NDP9120", True),
+    }
+
+
 def test_unknown_names_get_one_line():
     with pytest.raises(EdgelabError, match=r"^unknown quantity 'watts': choose one of energy_uJ, latency_ms$"):
         boards.check_against_boards("watts")
     with pytest.raises(EdgelabError, match=r"^unknown MLPerf Tiny network 'kwz': choose one of ad, ic, kws, vww$"):
         boards.network_table("kwz")
+    with pytest.raises(EdgelabError, match=r"^unknown model 'ratios': choose one of macs; .*; cost ratios; [^;]*$"):
+        boards.error_table(checked("energy_uJ"), "ratios")
 
 
 def test_the_figure_of_the_check_says_its_medians():

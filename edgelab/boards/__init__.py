@@ -21,6 +21,11 @@ Read `cost ratios` together with `mean profile` and `network unseen`. With four 
 of the networks themselves: a hangs on the autoencoder and b on ResNet-8, and without them both fall to zero. On a
 network that no board has shown, the ratios do worse than MACs alone. The estimate does worst: instructions, which it
 leaves out, hide the price of fetching weights, so it puts the autoencoder at three or four times its energy.
+
+Where the ratios fail (`error_table`). They come from other boards, so they miss most where a system treats a network
+unlike those boards: vww comes out far too high on the systems that seem to leave out zero weights (`skipped_zeros`) and
+on NDP9120, ad on EK-RA6M4 and on the first submission of xG24-DK2601B, while ic on EK-RA6M4 comes out far too low. Such
+a network also shifts the constant of its system, and with it what is predicted for the others.
 """
 
 from __future__ import annotations
@@ -231,6 +236,19 @@ def summarise(check: pd.DataFrame, by: Literal["network", "board"] = "network") 
     boards = known.groupby(["model", "board"], sort=False)["size"].median().groupby("model", sort=False).median()
     table = known.pivot_table(index="model", columns=by, values="size", aggfunc="median", sort=False)
     return table.assign(all=models.median(), boards=boards, worst=models.max())
+
+
+def error_table(check: pd.DataFrame, model: str = "cost ratios") -> pd.DataFrame:
+    """Error of every single prediction of a model: predicted / measured - 1 in %, positive where it says too much.
+
+    Takes a `check_against_boards`, whose measurements README.md names. One row a system, the one with the largest error
+    first; one column a network, NaN where it was not measured. Unlike `summarise`, this keeps the systems with three
+    networks. Raises EdgelabError for an unknown model.
+    """
+    if model not in MODELS:
+        raise EdgelabError(f"unknown model {model!r}: choose one of {'; '.join(MODELS)}")
+    table = 100 * check[check["model"] == model].pivot(index=SYSTEM, columns="network", values="error")[list(NETWORKS)]
+    return table.loc[table.abs().max(axis=1).sort_values(ascending=False).index]
 
 
 def misranked(quantity: Quantity = "energy_uJ") -> pd.DataFrame:
