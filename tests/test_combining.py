@@ -23,7 +23,7 @@ RECIPE = profiles.Recipe(epochs=1, batch=32, peak_rate=0.004, crop=1, flip=False
 @pytest.fixture(scope="module")
 def few() -> data.Dataset:
     digits = data.load("digits")
-    return replace(digits, train=data.Split(digits.train.images[:160], digits.train.labels[:160]))
+    return replace(digits, train=data.Split(digits.train.images[:64], digits.train.labels[:64]))
 
 
 @pytest.fixture(scope="module")
