@@ -10,6 +10,7 @@ import numpy as np
 from edgelab import _cifar, data
 from edgelab._images import LUMA
 from edgelab.artifact import PIXELS, Artifact, ImageShape, Pixels
+from edgelab.cards import not_offered, pixel_rule
 from edgelab.data import Dataset, Split
 from edgelab.errors import EdgelabError
 from edgelab.labels import Labels
@@ -107,10 +108,11 @@ def at_hand(model: Model, limit: int | None, pixels: str) -> Images | None:
     for name in ("digits", "cifar10") if _cifar.is_here() else ("digits",):
         try:
             images = given(model, data.load(name), limit)
-        except EdgelabError:  # other class names
+            fed = feed(model, images, pixels)
+        except EdgelabError:  # other class names, or pixels that are not offered
             continue
         n = len(images.training)
-        correct = int(_right(model, images.training, feed(model, images, pixels).pixels).sum())
+        correct = int(_right(model, images.training, fed.pixels).sum())
         if wilson(correct, n)[0] > 1 / model.classes + BEYOND_CHANCE:
             name = images.dataset.name
             images.notes.append(f"no data was named: {name} was tried, and {correct} of {n} training images were right")
@@ -165,11 +167,10 @@ def plain(name: str) -> str:
 
 
 def feed(model: Model, images: Images, pixels: str) -> Feed:
-    """What to feed the model: as a quantized input says itself, else as `pixels` says, else ("auto") by trying.
+    """What to feed the model: as a quantized input says itself, else as `pixels` says, else ("auto") as its metadata
+    say, else by trying.
 
-    Tried by the answers on the training sample: the first of centred, unit and raw stands unless another is right so
-    much more often on the same images that chance hardly explains it, by more than two standard errors of the
-    difference, the square root of the number of images on which they differ.
+    Raises EdgelabError where the metadata cannot be read or ask for what is not offered.
     """
     source, _ = model.file.ports()
     if source.dtype.kind != "f":
@@ -179,8 +180,27 @@ def feed(model: Model, images: Images, pixels: str) -> Feed:
     if pixels in PIXELS:
         chosen = next(known for known in PIXELS if known == pixels)
         return Feed(chosen, f"{RANGES[chosen]} ({chosen}), as asked")
+    rule = pixel_rule(model.file)
+    if rule.pixels:
+        return Feed(rule.pixels, f"{RANGES[rule.pixels]} ({rule.pixels}), as the file's metadata say")
+    if rule.told_by:
+        raise not_offered(model.file.path, rule)
+    return _tried(model, images)
+
+
+def _tried(model: Model, images: Images) -> Feed:
+    """What the answers on the training sample speak for.
+
+    The first of centred, unit and raw stands unless another is right so much more often on the same images that chance
+    hardly explains it, by more than two standard errors of the difference, the square root of the number of images on
+    which they differ. Images of less than half of the classes are no trial: a wrong range may please those few.
+    """
+    seen = len(np.unique(images.training.labels))
+    if 2 * seen < model.classes:
+        why = f"the course's own: images of {seen} of {model.classes} classes are too few to find out, give --pixels"
+        return Feed("centred", f"{RANGES['centred']} (centred), {why}")
     right = {known: _right(model, images.training, known) for known in PIXELS}
-    chosen = "centred"
+    chosen: Pixels = "centred"
     for known, answers in right.items():
         gain = int(answers.sum()) - int(right[chosen].sum())
         if gain > 2 * np.sqrt((answers != right[chosen]).sum()):

@@ -298,7 +298,7 @@ def arranged(images: Iterable[Parts], folders: Iterable[Parts], is_whole: bool) 
     if not paths:
         raise EdgelabError(f"expected images ({', '.join(IMAGES)}) as {LAYOUTS}, found none")
     depth = 0
-    while len(tops := {p[depth] for p in [*paths, *folders] if len(p) > depth}) == 1 and tops != {"test"}:
+    while len(tops := {p[depth] for p in [*paths, *folders] if len(p) > depth}) == 1 and (is_whole or tops != {"test"}):
         if min(map(len, paths)) < depth + 3:
             break
         depth += 1

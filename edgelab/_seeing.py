@@ -11,7 +11,7 @@ import numpy as np
 
 from edgelab import artifact, isolated
 from edgelab.artifact import PIXELS, RULES, Artifact, Opened, Pixels
-from edgelab.cards import describe, probabilities
+from edgelab.cards import PixelRule, describe, not_offered, probabilities
 from edgelab.errors import EdgelabError
 
 TIMED_SECONDS, TIMED_RUNS = 0.05, 20
@@ -69,11 +69,7 @@ def _fed(path: str, card: dict[str, Any], asked: str) -> dict[str, str]:
     elif card["pixels"]:
         chosen, why = card["pixels"], "as its metadata say"
     elif card["told_by"]:
-        mean, deviation = (", ".join(f"{value:g}" for value in card[key]) for key in ("mean", "deviation"))
-        raise EdgelabError(
-            f"{path} asks for pixels less {mean}, divided by {deviation}, which is not offered: "
-            f"build that into the network, or choose --pixels {', '.join(PIXELS)}"
-        )
+        raise not_offered(path, PixelRule(*(card[name] for name in PixelRule._fields)))
     else:
         chosen = "centred"
         why = "the course's own, for the file does not say; if the answers look wrong, try --pixels unit or raw"

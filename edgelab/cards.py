@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from edgelab import artifact, labels
-from edgelab.artifact import RULES, Ending, Pixels, Port, first_line
+from edgelab.artifact import RULES, Artifact, Ending, Pixels, Port, first_line
 from edgelab.errors import EdgelabError
 
 CLOSE = 0.02
@@ -33,12 +34,7 @@ def describe(path: Path | str) -> dict[str, Any]:
     shape = file.image_shape()
     if shape.channels not in (1, 3, None):
         raise EdgelabError(f"{path} takes images of {shape.channels} channels: expected 1 (grey) or 3 (RGB)")
-    try:
-        told = artifact.told(path)
-        pixels, told_by = _rule(source, told.normalised)
-    except Exception as error:
-        raise EdgelabError(f"{path}: its metadata cannot be read ({first_line(error)}): make it anew") from error
-    mean, deviation = RULES[pixels] if pixels else told.normalised or (None, None)
+    told, rule = _told(path), pixel_rule(file)
     ports = {
         name: {"dtype": str(port.dtype), "scale": port.scale, "zero_point": port.zero_point}
         for name, port in (("input", source), ("output", result))
@@ -49,27 +45,60 @@ def describe(path: Path | str) -> dict[str, Any]:
         **{name: getattr(shape, name) for name in ("height", "width", "channels")},
         "layout": "NHWC" if shape.channels_last else "NCHW",
         "order": "BGR" if told.is_bgr else "RGB",
-        "pixels": pixels,
-        "mean": mean,
-        "deviation": deviation,
-        "told_by": told_by,
+        **rule._asdict(),
         **ports,
         "ending": told.ending,
     }
 
 
-def _rule(source: Port, normalised: tuple[list[float], list[float]] | None) -> tuple[Pixels | None, str | None]:
-    """The rule for pixels, and who says so."""
+class PixelRule(NamedTuple):
+    """What a file says its pixels are to be, see `describe`."""
+
+    pixels: Pixels | None
+    mean: float | Sequence[float] | None
+    deviation: float | Sequence[float] | None
+    told_by: str | None
+
+
+def pixel_rule(file: Artifact) -> PixelRule:
+    """The rule for pixels that `file` itself states. Raises EdgelabError where its metadata cannot be read."""
+    source, _ = file.ports()
     if source.dtype.kind != "f":
-        return (source.pixels if source.scale else "raw"), "input"
+        pixels: Pixels = source.pixels if source.scale else "raw"
+        return PixelRule(pixels, *RULES[pixels], "input")
+    normalised = _told(file.path).normalised
     if normalised is None:
-        return None, None
-    mean, deviation = (np.array(values, np.float64) for values in normalised)
-    ends = np.array([[0.0], [255.0]])
-    for pixels, (centre, width) in RULES.items():
-        if (np.abs((ends - mean) / deviation - (ends - centre) / width) <= CLOSE * 255 / width).all():
-            return pixels, "metadata"
-    return None, "metadata"
+        return PixelRule(None, None, None, None)
+    try:
+        mean, deviation = (np.array(values, np.float64) for values in normalised)
+        ends = np.array([[0.0], [255.0]])
+        for pixels, (centre, width) in RULES.items():
+            if (np.abs((ends - mean) / deviation - (ends - centre) / width) <= CLOSE * 255 / width).all():
+                return PixelRule(pixels, centre, width, "metadata")
+    except Exception as error:
+        raise _unreadable(file.path, error) from error
+    return PixelRule(None, *normalised, "metadata")
+
+
+def not_offered(path: Path | str, rule: PixelRule) -> EdgelabError:
+    """For a file that asks for pixels in a way which is none of `artifact.PIXELS`."""
+    values = (np.ravel(np.array(part, np.float64)) for part in (rule.mean, rule.deviation))
+    mean, deviation = (", ".join(f"{value:g}" for value in part) for part in values)
+    return EdgelabError(
+        f"{path} asks for pixels less {mean}, divided by {deviation}, which is not offered: "
+        f"build that into the network, or choose --pixels {', '.join(artifact.PIXELS)}"
+    )
+
+
+def _told(path: Path) -> artifact.Told:
+    try:
+        return artifact.told(path)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> EdgelabError:
+    return EdgelabError(f"{path}: its metadata cannot be read ({first_line(error)}): make it anew")
 
 
 def _classes(path: Path, result: Port) -> int | None:

@@ -81,10 +81,11 @@ def three(value: float) -> str:
 
 
 def measure_latency(
-    artifact: Artifact, image: np.ndarray, seconds: float | None = None, repetitions: int | None = None
+    artifact: Artifact, image: np.ndarray | None, seconds: float | None = None, repetitions: int | None = None
 ) -> Latency:
     """The latency of `artifact` on one image (1, H, W, C) uint8, over at least 50 runs and half a second.
 
+    Where the file takes no images, None stands for noise.
     `seconds` and `repetitions` are for those who cannot wait so long.
 
     Raises EdgelabError where the image does not fit the file.
@@ -94,8 +95,8 @@ def measure_latency(
     return _latency(times[:, 0], _conditions(artifact, len(prepared.inputs)))
 
 
-def compare_latency(a: Artifact, b: Artifact, image: np.ndarray) -> Ratio:
-    """How many times as long `a` takes as `b` on one image (1, H, W, C) uint8, both run in turns.
+def compare_latency(a: Artifact, b: Artifact, image: np.ndarray | None) -> Ratio:
+    """How many times as long `a` takes as `b` on one image (1, H, W, C) uint8 (None: noise), both run in turns.
 
     A run of either makes a pair, in random order, so that whatever disturbs the machine meets both. Since where a
     file's buffers come to lie in memory can cost a percent, both files are loaded ten times, in alternating order. Each
@@ -112,7 +113,7 @@ def compare_latency(a: Artifact, b: Artifact, image: np.ndarray) -> Ratio:
     return Ratio(float(value), float(low), float(high), first, second, (a.path.name, b.path.name))
 
 
-def _load(a: Artifact, b: Artifact, image: np.ndarray, *, swapped: bool) -> tuple[np.ndarray, int]:
+def _load(a: Artifact, b: Artifact, image: np.ndarray | None, *, swapped: bool) -> tuple[np.ndarray, int]:
     """Milliseconds (pairs, 2) of `a` and `b`, freshly loaded, and their batch."""
     files = (b, a) if swapped else (a, b)
     prepared = [file.prepare(image) for file in files]

@@ -35,6 +35,8 @@ class Report:
     """What was measured of one file; None where it could not be. `KEYS` names the fields that the JSON form has.
 
     `accuracy_ci95` is the 95 % Wilson interval (low, high); `relative_energy` has no unit; `energy_uj` is an estimate.
+    All are for one image, `latency_ms` too where the file takes several at once. `explain` has the verdicts by name
+    and, of an int8 file, its `operators` with their times, see `explain.Int8Report.to_frame`.
     `told` says in words what there is to say beyond the numbers, and `notes` what a reader should know.
     """
 
@@ -55,7 +57,7 @@ class Report:
     latency_ms: float | None = None
     data: str | None = None
     data_fingerprint: str | None = None
-    explain: dict[str, str] | None = None
+    explain: dict[str, Any] | None = None
     against: dict[str, Any] | None = None
     told: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -92,6 +94,8 @@ def measure(
     for file in (path, against):
         if file is not None:
             _check_file(file)
+    if name_or_path is not None and not name_or_path.strip():
+        raise EdgelabError("expected the name of a data set or a path to images, got nothing")
     if limit is not None and limit < 1:
         raise EdgelabError(f"expected a limit of one image or more, got {limit}")
     if not 1 <= threads <= MOST_THREADS:
@@ -188,9 +192,12 @@ def gather(
     wanted = _image_shape(file, name_or_path is not None or against is not None)
     if wanted is None:
         _add_work(report, None)
-        report.notes.append("the file takes no images: neither accuracy nor latency was measured")
+        report.notes.append("the file takes no images: its accuracy was not measured, its latency on noise")
+        _or_note(report, lambda: file.prepare(None))
         isolated.limit(False)
-        report.explain = {} if explain else None
+        _add_latency(report, file, None)
+        if explain:
+            _add_explanation(report, file, None, None)
     else:
         image, other = _add_run(report, file, wanted, _Asked(name_or_path, limit, pixels, against))
         ratio = _add_explanation(report, file, image, other) if explain else None
@@ -216,7 +223,7 @@ def _add_run(report: Report, file: Artifact, wanted: ImageShape, asked: _Asked) 
     Until the first inference of each file has succeeded, `isolated` limits time and memory.
     """
     found, name = None, asked.name
-    if name and None in wanted[:2]:
+    if name is not None and None in wanted[:2]:
         isolated.limit(False)
         found = _fitting.find(name, file, wanted[:2])
         isolated.limit(True)
@@ -229,7 +236,7 @@ def _add_run(report: Report, file: Artifact, wanted: ImageShape, asked: _Asked) 
     model = _fitting.Model(file, shape, file.predict(image).shape[1], labels.read(file.path))
     other = _against.load(asked.against, model, image) if asked.against else None
     isolated.limit(False)
-    if name and not found:
+    if name is not None and not found:
         found = _fitting.find(name, file, shape[:2])
     images = (
         _fitting.given(model, found[0], asked.limit) if found else _fitting.at_hand(model, asked.limit, asked.pixels)
@@ -302,22 +309,28 @@ def _or_note(report: Report, make: Callable[[], Result]) -> Result | None:
         return None
 
 
-def _add_latency(report: Report, file: Artifact, image: np.ndarray) -> None:
-    from edgelab.latency import measure_latency
+def _add_latency(report: Report, file: Artifact, image: np.ndarray | None) -> None:
+    from edgelab.latency import measure_latency, three
 
     if latency := _or_note(report, lambda: measure_latency(file, image)):
-        report.latency_ms, report.told["latency"] = round(latency.median_ms, 6), str(latency)
+        batch = file.ports()[0].shape[0] or 1
+        report.latency_ms = round(latency.median_ms / batch, 6)
+        an_image = f"{three(report.latency_ms)} ms an image; a run of {batch} images: " if batch > 1 else ""
+        report.told["latency"] = f"{an_image}{latency}"
 
 
-def _add_explanation(report: Report, file: Artifact, image: np.ndarray, other: Artifact | None) -> Ratio | None:
+def _add_explanation(report: Report, file: Artifact, image: np.ndarray | None, other: Artifact | None) -> Ratio | None:
     """Why the file is as slow or large as it is; returns how its speed compares with `other`, if that was measured."""
     from edgelab import explain
 
-    twins = _or_note(report, lambda: _against.twins(file, other, image)) if other else None
+    twins = _or_note(report, lambda: _against.twins(file, other, image)) if other and image is not None else None
     quick, dense = twins or (None, None)
     speed = _or_note(report, lambda: explain.int8(file.path, quick, image=image, threads=file.threads))
     size = _or_note(report, lambda: explain.sparsity(file.path, dense, image=image, threads=file.threads))
     report.explain = {name: found.verdict for name, found in (("int8", speed), ("sparsity", size)) if found}
+    if speed and speed.int8:
+        frame = speed.to_frame().dropna(axis="columns", how="all").astype(object)
+        report.explain["operators"] = frame.where(frame.notna(), None).to_dict("records")
     ratios = [found.ratio for twin, found in ((quick, speed), (dense, size)) if twin and found]
     return next((ratio for ratio in ratios if ratio), None)
 
@@ -355,8 +368,8 @@ def _text(sizes: Sequence[int | None]) -> str:
 
 def in_words(report: Report) -> str:
     """The report as lines to read."""
-    told, explained = report.told, report.explain or {}
-    speed = told.get("speed", "")
+    told, speed = report.told, report.told.get("speed", "")
+    verdicts = {name: text for name, text in (report.explain or {}).items() if name != "operators"}
     rows = [
         ("accuracy", told.get("accuracy", "not measured")),
         (
@@ -369,12 +382,29 @@ def in_words(report: Report) -> str:
         ("size", f"{report.bytes:,} bytes, {report.gzip_bytes:,} with gzip"),
         *_work_rows(report),
         ("latency", told.get("latency", "not measured")),
-        ("speed", "" if any(speed in verdict for verdict in explained.values()) else speed),
-        *explained.items(),
+        ("speed", "" if any(speed in verdict for verdict in verdicts.values()) else speed),
+        *verdicts.items(),
         *[("note", note) for note in report.notes],
     ]
     head = f"{report.file}: {told['form']}, run by {report.runtime}"
-    return "\n".join([head, "", *(_row(name, text) for name, text in rows if text)])
+    lines = [head, "", *(_row(name, text) for name, text in rows if text)]
+    return "\n".join([*lines, *_operator_lines((report.explain or {}).get("operators", ()))])
+
+
+def _operator_lines(operators: Sequence[dict[str, Any]]) -> list[str]:
+    """The operators of an int8 file with their times, and those of the float32 file's where they were measured."""
+    if not operators:
+        return []
+    head = ["operator", "runs in", "numbers", "output", "MACs", "ms", "share"]
+    other = any("float32_ms" in row for row in operators)
+    rows = [tuple(head + ["float32 ms"] * other)]
+    for row in operators:
+        times = [row["ms"], *([row.get("float32_ms")] if other else [])]
+        own, *theirs = ("-" if ms is None else f"{ms:.4f}" for ms in times)
+        share = "-" if row["share"] is None else f"{row['share']:.1%}"
+        work = f"{row['macs']:,}" if row["macs"] else ""
+        rows.append((row["kind"], row["runs_in"], row["arithmetic"], row["output"], work, own, share, *theirs))
+    return ["", "operators, in the order they run:", *aligned(rows, right=(4, 5, 6, 7))]
 
 
 def _row(name: str, text: str) -> str:

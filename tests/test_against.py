@@ -99,6 +99,7 @@ def test_each_file_is_run_on_each_image_once(tmp_path: Path, folder: Path, monke
         return once._replace(answer=answer)
 
     monkeypatch.setattr(artifact.Artifact, "opened", counted)
+    monkeypatch.setattr(measure, "_ANSWERED", {})
     gathered(tflite_file(tmp_path / "m.tflite", "int8"), folder, tflite_file(tmp_path / "o.tflite", "uint8"))
     # A first inference, the one image that `_fitting.given` tries, and the twelve.
     assert ran == {"m.tflite": 14, "o.tflite": 13}
@@ -208,7 +209,7 @@ def test_an_explanation_takes_the_other_file_where_it_serves(
         def explained(path: Path, given: Path | None, image: np.ndarray, threads: int) -> SimpleNamespace:
             asked[kind] = given
             value = 3.0 if kind == "sparsity" else 2.0 if "int8" in path.name else None
-            return SimpleNamespace(verdict=kind, ratio=value and ratio(value, name, other))
+            return SimpleNamespace(verdict=kind, ratio=value and ratio(value, name, other), int8=None)
 
         return explained
 
@@ -240,7 +241,7 @@ def test_layers_that_cannot_be_counted_leave_the_explanation_as_it_was(
 
     def explained(path: Path, given: None, **_: object) -> SimpleNamespace:
         asked.append(given)
-        return SimpleNamespace(verdict="because", ratio=ratio(2.0))
+        return SimpleNamespace(verdict="because", ratio=ratio(2.0), int8=None)
 
     monkeypatch.setattr(explain, "is_quantized", refuse)
     for kind in ("int8", "sparsity"):

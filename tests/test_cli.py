@@ -109,9 +109,11 @@ def test_run_passes_on_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
         "-o",
         "x",
         "--publish",
+        "-j",
+        "3",
     ]
     assert main(monkeypatch, *said) == 0
-    assert calls == [(["00", "01"], "zoo", {"epochs": "3", "note": "a=b"}, Path("x"), True)]
+    assert calls == [(["00", "01"], "zoo", {"epochs": "3", "note": "a=b"}, Path("x"), True, 3)]
 
 
 @pytest.mark.parametrize(
@@ -171,8 +173,10 @@ def test_measure_explains_when_asked(tmp_path: Path, folder: Path, command: Any)
     path = tflite_file(tmp_path / "m.tflite", "int8")
     found = json.loads(command("measure", path, "--data", folder, "--explain", "--json").stdout)
     assert tuple(found) == (*report.KEYS, "explain")
-    assert set(found["explain"]) == {"int8", "sparsity"}
-    assert all("m.tflite" in verdict for verdict in found["explain"].values())
+    assert set(found["explain"]) == {"int8", "sparsity", "operators"}
+    assert all("m.tflite" in found["explain"][name] for name in ("int8", "sparsity"))
+    (convolution,) = (row for row in found["explain"]["operators"] if row["kind"] == "CONV_2D")
+    assert convolution["macs"] == 576 and convolution["ms"] is not None and 0 <= convolution["share"] <= 1
 
 
 def test_measure_in_words(tmp_path: Path, folder: Path, command: Any) -> None:
@@ -255,7 +259,9 @@ def test_no_runtime_for_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "onnxruntime.py").write_text("raise ImportError('no onnxruntime here')")
     done = edgelab("measure", onnx_file(tmp_path / "m.onnx"), env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"edgelab: .*m\.onnx is no onnx model that can be run \(no onnxruntime here\).*\n", done.stderr)
+    assert re.fullmatch(
+        r"edgelab: .*m\.onnx needs onnxruntime, .*\(no onnxruntime here\): pip install onnxruntime\n", done.stderr
+    )
 
 
 @pytest.mark.parametrize(("name", "images"), [("measure", []), ("predict", ["a.png"])])

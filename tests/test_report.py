@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,12 @@ def test_a_split_folder_is_measured_on_its_test_images(tmp_path: Path) -> None:
     assert "found by trying 27 training images" in found.told["pixels"]
 
 
+def test_a_folder_of_test_images_alone_is_measured_whole(tmp_path: Path) -> None:
+    picture_folder(tmp_path / "only" / "test")
+    found = gathered(onnx_file(tmp_path / "m.onnx", properties=NAMED), tmp_path / "only")
+    assert (found.n_images, found.told["data"]) == (6, "6 images, not split")
+
+
 def test_images_of_other_sizes_are_resized_and_it_is_said(tmp_path: Path, folder: Path) -> None:
     path = onnx_file(tmp_path / "m.onnx", properties=NAMED)
     large = picture_folder(tmp_path / "large", 6, (20, 30))
@@ -273,6 +280,45 @@ def test_test_images_are_never_looked_at_to_choose(
     assert len(test - train) > 0 and not any(images & (test - train) for images in seen)
 
 
+def test_what_the_metadata_say_is_not_found_out_by_trying(
+    tmp_path: Path, shades: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fed 0..255 the file would be right more often, but this is not what it asks for."""
+    import onnx
+
+    monkeypatch.setattr(_fitting, "_right", lambda *_: pytest.fail("tried"))
+    path = darkness(tmp_path / "m.onnx", 128.0)
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"Image.NominalPixelRange": "Normalized_0_1"})
+    onnx.save(model, path)
+    found = gathered(path, shades)
+    assert (found.accuracy, found.told["pixels"]) == (0.5, "0..1 (unit), as the file's metadata say")
+    assert gathered(path, shades, pixels="raw").accuracy == 1.0
+
+
+def test_images_of_few_classes_are_no_trial(tmp_path: Path) -> None:
+    """All images are red: whatever is fed, answers in favour of red would win."""
+    red = picture_folder(tmp_path / "reds")
+    for other in ("green", "blue"):
+        shutil.rmtree(red / other)
+    found = gathered(onnx_file(tmp_path / "m.onnx", properties=NAMED), red)
+    assert found.told["pixels"] == (
+        "-1..1 (centred), the course's own: images of 1 of 3 classes are too few to find out, give --pixels"
+    )
+
+
+def test_values_that_are_no_numbers_are_no_answers(tmp_path: Path, folder: Path) -> None:
+    path = darkness(tmp_path / "m.onnx", np.nan)
+    with pytest.raises(EdgelabError, match=r"m\.onnx gives values that are no numbers: make it anew$"):
+        gathered(path, folder)
+
+
+def test_several_images_at_once_share_the_time(tmp_path: Path, folder: Path) -> None:
+    four = gathered(onnx_file(tmp_path / "m.onnx", sizes=(4, 8, 8, 3), properties=NAMED), folder)
+    whole = re.fullmatch(r"(\S+) ms an image; a run of 4 images: (\S+) ms \(.*, batch 4, .*", four.told["latency"])
+    assert float(whole[1]) == pytest.approx(float(whole[2]) / 4, rel=0.01) == pytest.approx(four.latency_ms, rel=0.01)
+
+
 def test_where_there_are_no_training_images_it_is_said(tmp_path: Path, folder: Path) -> None:
     found = gathered(onnx_file(tmp_path / "m.onnx", properties=NAMED), folder)
     assert "trying 12 of the measured images (there are no others): right were 12 fed -1..1, 12" in found.told["pixels"]
@@ -391,7 +437,7 @@ def test_the_guard_is_heard_and_the_jpeg_copy_explained(tmp_path: Path, monkeypa
 # What cannot be measured
 
 
-def test_a_file_that_takes_no_images_has_sizes_only(tmp_path: Path, folder: Path) -> None:
+def test_a_file_that_takes_no_images_has_all_but_an_accuracy(tmp_path: Path, folder: Path) -> None:
     from onnx import TensorProto, helper, numpy_helper, save
 
     path = tmp_path / "flat.onnx"
@@ -399,9 +445,10 @@ def test_a_file_that_takes_no_images_has_sizes_only(tmp_path: Path, folder: Path
     ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", size]) for n, size in (("x", 40), ("y", 2))]
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "flat", ports[:1], ports[1:], [weight])
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    found = gathered(path)
-    assert (found.macs, found.accuracy, found.latency_ms) == (80, None, None)
-    assert found.notes == ["the file takes no images: neither accuracy nor latency was measured"]
+    found = gathered(path, explain=True)
+    assert (found.macs, found.accuracy) == (80, None) and found.latency_ms > 0
+    assert found.notes == ["the file takes no images: its accuracy was not measured, its latency on noise"]
+    assert found.explain["int8"].startswith("flat.onnx is not quantized")
     with pytest.raises(EdgelabError, match=r"flat\.onnx takes inputs of 40: expected images"):
         gathered(path, folder)
 
@@ -425,12 +472,13 @@ def test_what_cannot_be_counted_is_a_note(tmp_path: Path, folder: Path, monkeypa
         ({"threads": 0}, "expected 1 to 256 threads, got 0"),
         ({"threads": 100_000}, "expected 1 to 256 threads, got 100000"),
         ({"pixels": "bgr"}, "expected pixels auto, centred, unit, raw, got 'bgr'"),
+        ({"name_or_path": " "}, "expected the name of a data set or a path to images, got nothing"),
     ],
 )
 def test_options_that_cannot_be(tmp_path: Path, options: dict, line: str) -> None:
     path = onnx_file(tmp_path / "m.onnx")
     with pytest.raises(EdgelabError, match=f"^{line}$"):
-        report.measure(path, "digits", **options)
+        report.measure(path, **{"name_or_path": "digits", **options})
 
 
 def test_a_missing_file_needs_no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,7 +517,7 @@ def test_an_explanation_takes_the_size_and_threads_that_the_rest_took(
 
     def answer(path: Path, other: None, image: np.ndarray, threads: int) -> SimpleNamespace:
         asked.append((path.name, other, image.shape, image.dtype.name, threads))
-        return SimpleNamespace(verdict=f"verdict {len(asked)}")
+        return SimpleNamespace(verdict=f"verdict {len(asked)}", int8=None)
 
     monkeypatch.setattr(explain, "int8", answer)
     monkeypatch.setattr(explain, "sparsity", answer)
@@ -509,7 +557,9 @@ def test_macs_take_the_size_in_one_order_whatever_the_layout(tmp_path: Path, lay
 def test_the_report_in_words_has_the_figures_with_their_units(tmp_path: Path, folder: Path) -> None:
     found = gathered(tflite_file(tmp_path / "m.tflite", "int8"), folder)
     found.told["arena"] = "1,234 bytes"
-    found.explain = {"int8": "word " * 40}
+    row = {"kind": "CONV_2D", "runs_in": "XNNPACK", "arithmetic": "int8", "output": "8x8x3", "macs": 1576}
+    times = {"ms": 0.01234, "share": 0.987, "float32_ms": None}
+    found.explain = {"int8": "word " * 40, "operators": [{**row, **times}]}
     text = report.in_words(found)
     low, high = (f"{100 * end:.2f}" for end in measure.wilson(4, 12))
     assert text.startswith(f"{found.file}: int8 input 8x8x3, int8 output 3, run by ai-edge-litert ")
@@ -525,6 +575,9 @@ def test_the_report_in_words_has_the_figures_with_their_units(tmp_path: Path, fo
         "            1,234 bytes: arena of TensorFlow Lite Micro",
         "int8        " + " ".join(["word"] * 21),
         "            " + " ".join(["word"] * 19),
+        "operators, in the order they run:",
+        "operator  runs in  numbers  output   MACs      ms  share  float32 ms",
+        "CONV_2D   XNNPACK  int8     8x8x3   1,576  0.0123  98.7%           -",
     ):
         assert f"\n{line}\n" in text + "\n", line
     assert " relative: an ESTIMATE by rule of thumb, " in text

@@ -149,22 +149,32 @@ class Artifact:
             _expected_images(runner.source, self.format, images, self.path)
             try:
                 outputs = runner.run(self._inputs(runner.source, images))
-                return _to_logits(outputs, runner.result, size)[: len(images)]
+                logits = _to_logits(outputs, runner.result, size)[: len(images)]
             except Exception as error:
                 raise EdgelabError(f"{self.path} fails on an image ({first_line(error)}): make it anew") from error
+            if np.isnan(logits).any():
+                raise EdgelabError(f"{self.path} gives values that are no numbers: make it anew")
+            return logits
 
         return Opened(runner.source, size, answer)
 
-    def prepare(self, image: np.ndarray) -> Prepared:
+    def prepare(self, image: np.ndarray | None) -> Prepared:
         """The file loaded anew with one image (1, H, W, C) uint8 as its input, ready to be timed.
 
-        Raises EdgelabError where it is not one image or does not fit the file.
+        None stands for noise in the input's own form, for a file that takes no images; open sizes are 1.
+        Raises EdgelabError where it is not one image, does not fit the file, or the file fails on noise.
         """
-        if len(image) != 1:
+        if image is not None and len(image) != 1:
             raise EdgelabError(f"expected one image (1, height, width, channels) to time, got {len(image)}")
         runner = _runner(self.path, self.threads)
-        inputs = self._inputs(runner.source, image)
-        return Prepared(runner.prepare(inputs), inputs)
+        inputs = _noise(runner.source) if image is None else self._inputs(runner.source, image)
+        prepared = Prepared(runner.prepare(inputs), inputs)
+        if image is None:
+            try:
+                prepared.call()
+            except Exception as error:
+                raise EdgelabError(f"{self.path} fails on noise ({first_line(error)})") from error
+        return prepared
 
     def _inputs(self, source: Port, images: np.ndarray) -> np.ndarray:
         """One batch in the input's form, filled up with the last image where the file fixes a larger batch."""
@@ -213,6 +223,17 @@ def _text(sizes: tuple[int | None, ...]) -> str:
     return "x".join("any" if size is None else str(size) for size in sizes) or "a single number"
 
 
+def _noise(source: Port) -> np.ndarray:
+    """Random values as the input takes them; zeros for integers without a scale, which may be numbers of words."""
+    shape, draws = tuple(size or 1 for size in source.shape), np.random.default_rng(0)
+    if source.dtype.kind == "f":
+        return draws.standard_normal(shape).astype(source.dtype)
+    if not source.scale:
+        return np.zeros(shape, source.dtype)
+    limits = np.iinfo(source.dtype)
+    return draws.integers(limits.min, limits.max, shape, source.dtype, endpoint=True)
+
+
 def _to_input(images: np.ndarray, source: Port, pixels: Pixels = "centred") -> np.ndarray:
     """uint8 NHWC pixels as the values the input expects.
 
@@ -257,7 +278,7 @@ def _tflite_runner(path: Path, threads: int) -> Runner:
     interpreter.allocate_tensors()
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     if len(inputs) != 1 or not outputs:
-        raise EdgelabError(f"{path}: expected a model with one input, got {len(inputs)}")
+        raise _other_ports(path, len(inputs), len(outputs))
     source, result = inputs[0]["index"], outputs[0]["index"]
 
     def prepare(values: np.ndarray) -> Callable[[], object]:
@@ -301,6 +322,10 @@ def _onnx_ports(path: Path, arguments: tuple[Any, Any]) -> tuple[Port, Port]:
     return source, result
 
 
+def _other_ports(path: Path, inputs: int, outputs: int) -> EdgelabError:
+    return EdgelabError(f"{path}: expected a model with one input and an output, got {inputs} and {outputs}")
+
+
 def _onnx_runner(path: Path, threads: int) -> Runner:
     import onnxruntime
 
@@ -310,7 +335,7 @@ def _onnx_runner(path: Path, threads: int) -> Runner:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or not outputs:
-        raise EdgelabError(f"{path}: expected a model with one input, got {len(inputs)}")
+        raise _other_ports(path, len(inputs), len(outputs))
 
     def prepare(values: np.ndarray) -> Callable[[], Any]:
         return partial(session.run, [outputs[0].name], {inputs[0].name: values})
@@ -332,6 +357,11 @@ def _runner(path: Path, threads: int) -> Runner:
             return runners[path.suffix.lower()](path, threads)
     except EdgelabError:
         raise
+    except ImportError as error:
+        package = RUNTIMES[path.suffix[1:].lower()]
+        raise EdgelabError(
+            f"{path} needs {package}, which cannot be loaded ({error}): pip install {package}"
+        ) from error
     except Exception as error:
         reason = first_line(error)
         raise EdgelabError(f"{path} is no {path.suffix[1:]} model that can be run ({reason}): make it anew") from error

@@ -133,8 +133,13 @@ def int8(
     return Int8Report(file.path, instructions, ratio.first, ours, ratio, theirs)
 
 
-def noise(file: Artifact) -> np.ndarray:
-    """One image (1, H, W, C) uint8 of noise for `file`. Raises EdgelabError where the file leaves the size open."""
+def noise(file: Artifact) -> np.ndarray | None:
+    """One image (1, H, W, C) uint8 of noise for `file`; None where it takes no images, see `Artifact.prepare`.
+
+    Raises EdgelabError where the file leaves the size open.
+    """
+    if len(file.ports()[0].shape) != 4:
+        return None
     shape = file.image_shape()
     if None in shape[:3]:
         raise EdgelabError(f"{file.path.name} takes images of any size: give one image (1, height, width, channels)")
@@ -142,7 +147,7 @@ def noise(file: Artifact) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (1, *sizes), dtype=np.uint8)
 
 
-def is_quantized(file: Artifact, image: np.ndarray) -> bool:
+def is_quantized(file: Artifact, image: np.ndarray | None) -> bool:
     """Whether any layer of `file` that makes MACs has weights of 8 bits or fewer. `image` is (1, H, W, C) uint8.
 
     Raises EdgelabError where the image does not fit the file or its layers cannot be counted.

@@ -25,7 +25,7 @@ METHOD = "Cut out and run alone"
 SECONDS, ROUNDS = 2.0, 30
 
 
-def profiles(files: Sequence[Artifact], image: np.ndarray) -> list[Profile]:
+def profiles(files: Sequence[Artifact], image: np.ndarray | None) -> list[Profile]:
     """The profile of every .tflite file on one image, all in one measurement."""
     with quiet():
         tables = [_Pieces(file, image) for file in files]
@@ -43,7 +43,7 @@ def profiles(files: Sequence[Artifact], image: np.ndarray) -> list[Profile]:
 class _Pieces:
     """The calls of one file: the network, the network without XNNPACK, every operator in either way."""
 
-    def __init__(self, file: Artifact, image: np.ndarray) -> None:
+    def __init__(self, file: Artifact, image: np.ndarray | None) -> None:
         prepared = file.prepare(image)
         shape = prepared.inputs.shape[1:]
         self.graph, self.layers = Graph(file.path, shape), layer_table(file.path, shape).layers

@@ -27,7 +27,7 @@ SECONDS, ROUNDS = 1.0, 50
 LINKS = 20
 
 
-def profiles(files: Sequence[Artifact], image: np.ndarray) -> list[Profile]:
+def profiles(files: Sequence[Artifact], image: np.ndarray | None) -> list[Profile]:
     """The profile of every .onnx file on one image, all in one measurement."""
     with TemporaryDirectory() as name:
         folder = Path(name)
