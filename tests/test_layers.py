@@ -26,7 +26,7 @@ OURS = {"plain_cnn": (10_848_768, 620_362), "resnet8": (12_501_632, 77_946), "ds
 
 
 def flops_half(model: nn.Module, *shape: int) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         model.eval()(torch.zeros(1, *shape))
     return counter.get_total_flops() // 2
 
@@ -173,6 +173,116 @@ def test_torch_counts_pruned_weights_as_they_are_used() -> None:
     assert totals(table) == (40, 10, 44, 14)
     normed = layer_table(nn.Sequential(parametrizations.weight_norm(nn.Linear(10, 4))), (10,))
     assert (normed.macs, normed.parameters) == (40, 44)
+
+
+class Encoder(nn.Module):
+    """One block of a transformer on ten tokens of 32 numbers."""
+
+    input_shape = (1, 10, 32)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block(x.squeeze(1))
+
+
+SCORES = 2 * 10 * 10 * 32  # queries by keys, and their softmax by values
+
+
+def test_attention_has_the_same_macs_in_torch_and_in_its_file(tmp_path: Path) -> None:
+    model = Encoder().eval()
+    assert torch.backends.mha.get_fastpath_enabled()
+    table = layer_table(model)
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert table.macs == 10 * 32 * (3 * 32 + 32 + 2 * 64)
+    assert flops_half(model, 1, 10, 32) in (table.macs, table.macs + SCORES), (
+        "not every kernel's scores are known there"
+    )
+    assert [(row.name, row.macs, row.parameters) for row in table.layers if row.macs] == [
+        ("block.self_attn", 30_720, 3_168),
+        ("block.self_attn.out_proj", 10_240, 1_056),
+        ("block.linear1", 20_480, 2_112),
+        ("block.linear2", 20_480, 2_080),
+    ]
+    assert table.parameters == sum(values.numel() for values in model.parameters())
+    assert any("attention" in name for name in table.uncounted)
+    file = layer_table(artifact.save(model, tmp_path / "m.onnx").path)
+    assert (file.macs, file.uncounted["MatMul"]) == (table.macs, 2)
+
+
+def test_attention_to_another_sequence_uses_parts_of_one_weight() -> None:
+    class Cross(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.attention(x[:, :5], x, x)[0]
+
+    model = Cross()
+    with torch.no_grad():
+        model.attention.in_proj_weight[:16] = 0
+    table = layer_table(model, (10, 32))
+    assert [row.macs for row in table.layers] == [5 * 1024, 2 * 10 * 1024, 5 * 1024]
+    assert table.macs == flops_half(model, 10, 32) - SCORES // 2
+    assert table.layers[0].effective_macs == table.layers[0].macs // 2
+    assert table.parameters == sum(values.numel() for values in model.parameters())
+    assert table.uncounted["bmm"] == 2
+
+
+class Functional(nn.Module):
+    """Convolutions and products with its own parameters, without a layer but one, whose weight is used again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shapes = {"depthwise": (6, 1, 3, 3), "transposed": (6, 2, 2, 2), "heads": (1, 8, 3), "bias": (6,), "gain": (1,)}
+        self.own = nn.ParameterDict({name: nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()})
+        self.layer = nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.conv2d(x, self.own["depthwise"], self.own["bias"], 2, 1, groups=3)
+        x = nn.functional.conv_transpose2d(x, self.own["transposed"], stride=2, groups=3) * self.own["gain"]
+        x = self.layer(nn.functional.linear(self.layer(x[..., :16]), self.layer.weight.t()))
+        x = x.flatten(1, 2)
+        return torch.bmm(x, self.own["heads"]) @ torch.bmm(x, self.own["heads"]).mT
+
+
+def test_torch_counts_products_with_bare_parameters_once() -> None:
+    model = Functional()
+    table = layer_table(model, (3, 16, 16))
+    macs = [54 * 64, 48 * 64, 6 * 16 * 128, 6 * 16 * 128, 6 * 16 * 128, 96 * 24, 96 * 24]
+    assert [row.macs for row in table.layers] == [*macs, 0]
+    assert [row.parameters for row in table.layers] == [54 + 6, 48, 136, 0, 0, 24, 0, 1]
+    assert table.macs == flops_half(model, 3, 16, 16) - 96 * 96 * 3
+    assert table.uncounted == {"bmm": 1, "mul": 1}
+    depthwise, transposed, *_ = table.layers
+    assert (depthwise.kind, transposed.kind) == ("depthwise convolution", "transposed convolution")
+    assert (depthwise.kernel, depthwise.stride, depthwise.groups) == ((3, 3), (2, 2), 3)
+    assert (depthwise.input_shape, depthwise.output_shape) == ((3, 16, 16), (6, 8, 8))
+
+
+def test_a_torch_layer_with_its_own_products_has_one_row() -> None:
+    class Leaf(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.scale = nn.Parameter(torch.ones(4, 3, 3, 3)), nn.Parameter(torch.ones(4, 1, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.conv2d(x, self.weight) * self.scale
+
+    table = layer_table(nn.Sequential(Leaf()), (3, 8, 8))
+    assert [(row.name, row.macs, row.parameters) for row in table.layers] == [("0", 3_888, 108), ("0", 0, 4)]
+    assert table.uncounted == {"mul": 1}
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+def test_recurrent_torch_layers_are_left_out_and_named(kind: str) -> None:
+    model = nn.Sequential(getattr(nn, kind)(8, 16))
+    table = layer_table(model, (8,))
+    assert (table.macs, table.uncounted) == (0, {kind: 1})
+    assert table.parameters == sum(values.numel() for values in model.parameters())
 
 
 def test_a_frozen_layer_still_has_its_parameters() -> None:

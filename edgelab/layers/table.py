@@ -118,6 +118,10 @@ class Builder:
         self._seen: set[Hashable] = set()
         self.uncounted: Counter[str] = Counter()
 
+    def missing(self, constants: Iterable[Constant]) -> list[Constant]:
+        """Those of `constants` that no row has yet."""
+        return [constant for constant in constants if constant.key not in self._seen]
+
     def add(
         self,
         name: str,
@@ -128,7 +132,7 @@ class Builder:
         work: Work | None = None,
     ) -> None:
         """Append a row for an operator called `kind` in its framework; `work` where it is one that is counted."""
-        new = {constant.key: constant for constant in constants if constant.key not in self._seen}
+        new = {constant.key: constant for constant in self.missing(constants)}
         self._seen.update(new)
         work = work or Work(kind, ())
         parts = work.parts
