@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -375,6 +377,98 @@ def test_keras_3_and_subclassed_models() -> None:
     assert layer_table(Subclassed(), (6,)).macs == 24
     with pytest.raises(EdgelabError, match=r"leaves its input shape open: give input_shape"):
         layer_table(Subclassed())
+
+
+def recurrent(framework: ModuleType) -> dict[str, Any]:
+    layers = framework.layers
+
+    class Cell(layers.Layer):
+        state_size = output_size = 4
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = layers.Dense(4)
+
+        def build(self, shape: Any) -> None:
+            self.dense.build(shape)
+
+        def call(self, x: Any, states: Any) -> Any:
+            made = self.dense(x) + states[0]
+            return made, [made]
+
+    return {
+        "LSTM": layers.LSTM(16),
+        "GRU": layers.GRU(16, return_sequences=True),
+        "SimpleRNN": layers.SimpleRNN(16),
+        "Bidirectional": layers.Bidirectional(layers.LSTM(16)),
+        "stacked": layers.RNN([layers.LSTMCell(4), layers.GRUCell(3)]),
+        "own cell": layers.RNN(Cell()),
+    }
+
+
+RECURRENT = {
+    **{kind: {kind: 1} for kind in ("LSTM", "GRU", "SimpleRNN")},
+    "Bidirectional": {"LSTM": 2},
+    "stacked": {"RNN": 1},
+    "own cell": {"RNN": 1},
+}
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_keras_layers_are_left_out_and_named(name: str, version: int) -> None:
+    with artifact.quiet():
+        import keras as keras3
+    framework = keras if version == 2 else keras3
+    source = framework.Input((10, 8))
+    model = framework.Model(source, recurrent(framework)[name](source))
+    table = layer_table(model)
+    assert (table.macs, table.uncounted) == (0, RECURRENT[name])
+    assert table.parameters == model.count_params()
+
+
+EINSUM = {
+    "abc,cde->abde": ((None, 3, 4), 10 * 8 * 12),
+    "abc,cde->adbe": ((3, None, 4), 10 * 8 * 12),
+    "abc,bcd->abd": ((10, 5), 10 * 8 * 5),
+    "...x,xy->...y": (5, 10 * 8 * 5),
+    "ab...,bc->ac...": (5, 10 * 8 * 5),
+}
+
+
+@pytest.mark.parametrize("equation", EINSUM)
+def test_keras_einsum_agrees_with_its_file(tmp_path: Path, equation: str) -> None:
+    shape, macs = EINSUM[equation]
+    source = keras.Input((10, 8))
+    model = keras.Model(source, keras.layers.EinsumDense(equation, shape)(source))
+    table = layer_table(model)
+    assert (table.macs, table.uncounted) == (macs, {})
+    assert layer_table(tflite(model, tmp_path / "m.tflite")).macs == macs
+
+
+def test_attention_has_the_same_macs_in_keras_its_file_and_torch(tmp_path: Path) -> None:
+    source = keras.Input((10, 32))
+    model = keras.Model(source, keras.layers.MultiHeadAttention(4, 8)(source, source))
+    table, file = layer_table(model), layer_table(tflite(model, tmp_path / "m.tflite"))
+    block = [row for row in layer_table(Encoder()).layers if "self_attn" in row.name]
+    assert table.macs == file.macs == sum(row.macs for row in block) == 4 * 10 * 32 * 32
+    assert table.parameters == sum(row.parameters for row in block)
+    assert table.uncounted["MultiHeadAttention"] == 1 and file.uncounted["BATCH_MATMUL"] == 2
+
+
+def test_keras_names_what_it_cannot_see() -> None:
+    class Mixed(keras.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense, self.unused = keras.layers.Dense(8), keras.layers.PReLU()
+            self.unused.build((None, 4))
+
+        def call(self, x: Any) -> Any:
+            return self.dense(x) * x
+
+    source = keras.Input((8,))
+    table = layer_table(keras.Model(source, Mixed()(source)))
+    assert (table.macs, table.parameters, table.uncounted) == (64, 76, {"Mixed": 1, "PReLU": 1})
 
 
 APPLICATIONS = {  # published counts of multiply-accumulates and of trainable parameters at 224x224

@@ -1,9 +1,10 @@
 """The only place that counts: layers, parameters and multiply-accumulates of any model or model file.
 
 The convention. One multiplication with a weight of a convolution or a fully connected layer, with its addition, is one
-MAC. Bias, normalisation, pooling, activation, quantization, residual additions and products of two activations (as in
-attention) are none; what was left out is named in `LayerTable.uncounted`. Padding counts like any other input value, a
-transposed convolution is counted at its input positions, and everything is for one image, whatever the batch.
+MAC. Bias, normalisation, pooling, activation, quantization, residual additions, products of two activations (as in
+attention) and recurrent layers are none; what was left out is named in `LayerTable.uncounted`, as is any layer of Keras
+that may compute something between the layers it calls, for that cannot be seen. Padding counts like any other input
+value, a transposed convolution is counted at its input positions, and everything is for one image, whatever the batch.
 Effective MACs are those on weights that are not zero.
 
 Parameters. Of a torch module or Keras model: what training adjusts or could adjust (weights, biases, BatchNorm's scale

@@ -66,6 +66,14 @@ def _dense(layer: Any, source: Shape, result: Shape) -> Work:
     return Work(DENSE, ((_constant(layer, "kernel"), math.prod(source[:-1])),))
 
 
+def _einsum(layer: Any, source: Shape, result: Shape) -> Work:
+    """Each weight is used once for every index of the input that the kernel has not."""
+    taken, kernel = layer.equation.split("->")[0].split(",")
+    indices = taken.replace("...", "." * (len(source) - len(taken.replace("...", ""))))
+    positions = math.prod(size for index, size in zip(indices, source, strict=True) if index not in kernel)
+    return Work(DENSE, ((_constant(layer, "kernel"), positions),))
+
+
 Handler = Callable[[Any, Shape, Shape], Work]  # layer, input and output shape; their first size is 1 for one image
 HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _depthwise),
@@ -73,17 +81,30 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), _transposed),
     **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D"), _convolution),
     "Dense": _dense,
+    "EinsumDense": _einsum,
 }
+CONTAINERS = {"Functional", "Sequential", "Wrapper", "Bidirectional"}
+"""Layers that only call others."""
 
 
 def _handler(layer: Any) -> Handler | None:
     return next((HANDLERS[cls.__name__] for cls in type(layer).__mro__ if cls.__name__ in HANDLERS), None)
 
 
+def _is(layer: Any, *names: str) -> bool:
+    return any(cls.__name__ in names for cls in type(layer).__mro__)
+
+
+def _inner(layer: Any) -> list[Any]:
+    return list(layer._flatten_layers(include_self=False))
+
+
 def _own(layer: Any) -> list[Constant]:
-    """What training adjusts in the layer itself, also where the layer is frozen."""
-    adjusted = getattr(layer, "_trainable_weights", None) or getattr(layer, "_trainable_variables", [])
-    return [_stored(id(variable), variable) for variable in adjusted]
+    """What training adjusts in the layer itself (in a recurrent one with its cells), also where it is frozen."""
+    found: list[Any] = []
+    for part in [layer, *_inner(layer)] if _is(layer, "RNN") else [layer]:
+        found += getattr(part, "_trainable_weights", None) or getattr(part, "_trainable_variables", [])
+    return [_stored(id(variable), variable) for variable in found]
 
 
 def _first(values: Any) -> Any:
@@ -118,10 +139,26 @@ def _hook(layer: Any, report: Callable[[Any, Any, Any], None]) -> Callable[[], N
     return lambda: setattr(layer, "call", original) if was_own else delattr(layer, "call")
 
 
+def _layers(model: Any) -> list[Any]:
+    """All layers, but not those inside a recurrent one, which it calls at every step or not at all."""
+    found = [layer for layer in model._flatten_layers(include_self=True) if not _is(layer, "InputLayer")]
+    cells = {id(inner) for layer in found if _is(layer, "RNN") for inner in _inner(layer)}
+    return [layer for layer in found if id(layer) not in cells]
+
+
+def _leftover(layer: Any, builder: Builder) -> None:
+    """Name a layer that did not report and may compute more than those it calls; a row if it has parameters."""
+    own = [] if _is(layer, "Wrapper") else _own(layer)
+    if own:
+        builder.add(layer.name, type(layer).__name__, ((), ()), own)
+    if own or (_inner(layer) and not _is(layer, *CONTAINERS)):
+        builder.uncounted[type(layer).__name__] += 1
+
+
 def count(model: Any, input_shape: Shape | None) -> LayerTable:
     """The table of `model` for one image of `input_shape` (height, width, channels)."""
     builder, shape, reported = Builder(), _input(model, input_shape), set[int]()
-    layers = [layer for layer in model._flatten_layers(include_self=True) if type(layer).__name__ != "InputLayer"]
+    layers = _layers(model)
 
     def report(layer: Any, source: Any, result: Any) -> None:
         full = tuple(map(int, source.shape)), tuple(map(int, result.shape))
@@ -138,11 +175,10 @@ def count(model: Any, input_shape: Shape | None) -> LayerTable:
 
     with ExitStack() as stack:
         for layer in layers:
-            if _handler(layer) or len(list(layer._flatten_layers(include_self=False))) == 0:
+            if _handler(layer) or _is(layer, "RNN") or not _inner(layer):
                 stack.callback(_hook(layer, report))
         model(np.zeros(shape, np.float32), training=False)
     for layer in layers:
-        wrapper = any(cls.__name__ == "Wrapper" for cls in type(layer).__mro__)
-        if id(layer) not in reported and not wrapper and (own := _own(layer)):
-            builder.add(layer.name, type(layer).__name__, ((), ()), own)
+        if id(layer) not in reported:
+            _leftover(layer, builder)
     return builder.table()
