@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,7 +100,8 @@ def eagerly() -> Iterator[None]:
 
     tf.config.run_functions_eagerly(True)
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):  # that tf.data still uses graphs
+            yield
     finally:
         tf.config.run_functions_eagerly(False)
 

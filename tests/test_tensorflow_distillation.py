@@ -126,7 +126,7 @@ def test_students_are_kept_found_and_resumed(
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("mobilenet_v3_small_25", 250_978), ("mobilenet_v3_small_50", 576_770), ("mobilenet_v2", 2_260_546)],
+    [("mobilenet_v3_small_50", 576_770), ("mobilenet_v2", 2_260_546)],
 )
 def test_students_of_keras_applications(name: str, parameters: int) -> None:
     """As wide as their name says, with weights under PyTorch's names; BatchNorm learns as fast as in our networks."""
@@ -161,7 +161,7 @@ def test_a_mobilenet_learns_from_a_network_of_the_course(
     with eagerly():
         made = distillation.load_or_distill("mobilenet_v3_small_25", teachers[:1], Distillation(), tiny, recipe)
     restored = distillation.restore(made)
-    assert same(models.to_arrays(restored), made.arrays)
+    assert same(models.to_arrays(restored), made.arrays) and restored.count_params() == 250_978
     file = artifact.save(restored, tmp_path / "student.tflite")
     images = tiny.test.images[:3]
     assert np.allclose(file.predict(images), train.logits(restored, images), atol=1e-3)
