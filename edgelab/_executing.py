@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections import deque
@@ -24,6 +25,7 @@ from threading import Thread
 from typing import Any
 
 from edgelab import runs
+from edgelab.artifact import first_line
 from edgelab.errors import EdgelabError
 
 QUIET_KERNEL = ["--log-level=50"]  # its log is about its own sockets; what cells print is not part of it
@@ -69,6 +71,11 @@ class _Run:
     def rows(self) -> Path:
         """The ledger of this chapter alone."""
         return self.folder / "ledger.csv"
+
+    @property
+    def log(self) -> Path:
+        """What the chapter's processes say outside its cells, where several chapters would mix on one screen."""
+        return self.folder / "stderr.txt"
 
 
 def run_jobs(jobs: Sequence[Job], output: Path, at_once: int = 1) -> None:
@@ -229,10 +236,14 @@ def _work(run: _Run, threads: int, answer: Connection) -> None:
     """In a process of its own: run the chapter and answer with its seconds, or with why it failed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits for this one ends it
     Thread(target=_end_with_parent, daemon=True).start()
+    with run.log.open("wb") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
     try:
         answer.send(_execute(run, threads))
     except EdgelabError as error:
         answer.send(error)
+    except Exception as error:
+        answer.send(EdgelabError(f"{run.job.name} failed ({type(error).__name__}: {first_line(error)})"))
 
 
 def _end_with_parent() -> None:
