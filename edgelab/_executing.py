@@ -63,6 +63,11 @@ class _Run:
     started: str
 
     @property
+    def output(self) -> Path:
+        """Where the results are to go."""
+        return self.folder.parent
+
+    @property
     def executed(self) -> Path:
         """The notebook with its outputs."""
         return self.folder / self.job.notebook.name
@@ -97,7 +102,7 @@ def run_jobs(jobs: Sequence[Job], output: Path, at_once: int = 1) -> None:
     else:
         for title, job in todo.items():
             run = _begin(title, job, output, course)
-            _put_in_place(run, output, _execute(run))
+            _put_in_place(run, _execute(run))
 
 
 def _begin(title: str, job: Job, output: Path, course: str) -> _Run:
@@ -150,7 +155,7 @@ def _keep_failure(run: _Run, error: Exception) -> EdgelabError:
     """Put the half-executed notebook where the reader can open it; returns the line that says so."""
     from papermill.exceptions import PapermillExecutionError
 
-    failed = run.folder.parent / f"{run.job.name}.failed.ipynb"
+    failed = run.output / f"{run.job.name}.failed.ipynb"
     if run.executed.exists():
         os.replace(run.executed, failed)
     if isinstance(error, PapermillExecutionError):
@@ -161,11 +166,12 @@ def _keep_failure(run: _Run, error: Exception) -> EdgelabError:
     return EdgelabError(f"{run.job.name} failed {what}: its output and traceback are in {failed}")
 
 
-def _put_in_place(run: _Run, output: Path, seconds: float) -> None:
+def _put_in_place(run: _Run, seconds: float) -> None:
     """Put the chapter's ledger rows, its notebook and its record in place, in this order."""
     from edgelab import ledger, provenance
 
-    job, results, merged = run.job, output / "ledger.csv", run.folder / "merged.csv"
+    job, output = run.job, run.output
+    results, merged = output / "ledger.csv", run.folder / "merged.csv"
     if results.exists():
         shutil.copyfile(results, merged)
     ledger.replace_chapter(merged, job.name, run.rows)
@@ -215,7 +221,7 @@ def _run_together(todo: Mapping[str, Job], output: Path, course: str, at_once: i
                 if isinstance(result, EdgelabError):
                     failures.append(result)
                 else:
-                    _put_in_place(worker.run, output, result)
+                    _put_in_place(worker.run, result)
     finally:
         for worker in working:
             worker.process.terminate()

@@ -10,7 +10,7 @@ import numpy as np
 from edgelab import _cifar, data
 from edgelab._images import LUMA
 from edgelab.artifact import PIXELS, Artifact, ImageShape, Pixels
-from edgelab.cards import not_offered, pixel_rule
+from edgelab.cards import metadata, not_offered, pixel_rule
 from edgelab.data import Dataset, Split
 from edgelab.errors import EdgelabError
 from edgelab.labels import Labels
@@ -180,7 +180,7 @@ def feed(model: Model, images: Images, pixels: str) -> Feed:
     if pixels in PIXELS:
         chosen = next(known for known in PIXELS if known == pixels)
         return Feed(chosen, f"{RANGES[chosen]} ({chosen}), as asked")
-    rule = pixel_rule(model.file)
+    rule = pixel_rule(model.file.path, source, metadata(model.file.path))
     if rule.pixels:
         return Feed(rule.pixels, f"{RANGES[rule.pixels]} ({rule.pixels}), as the file's metadata say")
     if rule.told_by:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgelab import artifact, labels
-from edgelab.artifact import RULES, Artifact, Ending, Pixels, Port, first_line
+from edgelab.artifact import RULES, Ending, Pixels, Port, first_line
 from edgelab.errors import EdgelabError
 
 CLOSE = 0.02
@@ -34,7 +34,8 @@ def describe(path: Path | str) -> dict[str, Any]:
     shape = file.image_shape()
     if shape.channels not in (1, 3, None):
         raise EdgelabError(f"{path} takes images of {shape.channels} channels: expected 1 (grey) or 3 (RGB)")
-    told, rule = _told(path), pixel_rule(file)
+    told = metadata(path)
+    rule = pixel_rule(path, source, told)
     ports = {
         name: {"dtype": str(port.dtype), "scale": port.scale, "zero_point": port.zero_point}
         for name, port in (("input", source), ("output", result))
@@ -60,24 +61,25 @@ class PixelRule(NamedTuple):
     told_by: str | None
 
 
-def pixel_rule(file: Artifact) -> PixelRule:
-    """The rule for pixels that `file` itself states. Raises EdgelabError where its metadata cannot be read."""
-    source, _ = file.ports()
+def pixel_rule(path: Path, source: Port, told: artifact.Told) -> PixelRule:
+    """The rule for pixels that the file at `path` states, by its input `source` and its `metadata`.
+
+    Raises EdgelabError where the metadata make no sense.
+    """
     if source.dtype.kind != "f":
         pixels: Pixels = source.pixels if source.scale else "raw"
         return PixelRule(pixels, *RULES[pixels], "input")
-    normalised = _told(file.path).normalised
-    if normalised is None:
+    if told.normalised is None:
         return PixelRule(None, None, None, None)
     try:
-        mean, deviation = (np.array(values, np.float64) for values in normalised)
+        mean, deviation = (np.array(values, np.float64) for values in told.normalised)
         ends = np.array([[0.0], [255.0]])
         for pixels, (centre, width) in RULES.items():
             if (np.abs((ends - mean) / deviation - (ends - centre) / width) <= CLOSE * 255 / width).all():
                 return PixelRule(pixels, centre, width, "metadata")
     except Exception as error:
-        raise _unreadable(file.path, error) from error
-    return PixelRule(None, *normalised, "metadata")
+        raise _unreadable(path, error) from error
+    return PixelRule(None, *told.normalised, "metadata")
 
 
 def not_offered(path: Path | str, rule: PixelRule) -> EdgelabError:
@@ -90,7 +92,8 @@ def not_offered(path: Path | str, rule: PixelRule) -> EdgelabError:
     )
 
 
-def _told(path: Path) -> artifact.Told:
+def metadata(path: Path) -> artifact.Told:
+    """What `artifact.told` reads from the file at `path`. Raises EdgelabError where it cannot be read."""
     try:
         return artifact.told(path)
     except Exception as error:
