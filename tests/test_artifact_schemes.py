@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
+import textwrap
 import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from edgelab import artifact
@@ -123,7 +127,6 @@ def test_onnx_schemes_and_a_file_quantizes_as_its_module(torch_model, exact, tmp
 
 
 def onnx_weights(path: Path) -> dict[str, np.ndarray]:
-    import onnx
     from onnx import numpy_helper
 
     return {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
@@ -277,3 +280,26 @@ def test_weights_that_are_no_numbers_are_named(keras_model, torch_model, exact, 
     save(proto, tmp_path / "f.onnx")
     with pytest.raises(EdgelabError, match=r"m\.onnx: fc\.bias holds 4 of 4 values"):
         artifact.save(artifact.load(tmp_path / "f.onnx"), tmp_path / "m.onnx", IMAGES)
+
+
+def test_a_quantized_module_is_exported_after_others_in_a_fresh_process(tmp_path: Path) -> None:
+    """Torch's table of operators, which exports share, holds those of quantized networks from the first export on."""
+    pytest.importorskip("torchao")
+    program = """
+        import sys
+        import torch
+        from edgelab import artifact
+        linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10)).eval()
+        artifact.save(linear, sys.argv[1] + "/float32.onnx")
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+        values = torch.rand(2, 3, 32, 32)
+        quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+        batch = ({0: torch.export.Dim("batch")},)
+        prepared = prepare_pt2e(torch.export.export(linear, (values,), dynamic_shapes=batch).module(), quantizer)
+        prepared(values)
+        artifact.save(convert_pt2e(prepared), sys.argv[1] + "/int8.onnx")
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], check=True)
+    int8 = onnx.load(tmp_path / "int8.onnx")
+    assert "DequantizeLinear" in {node.op_type for node in int8.graph.node}

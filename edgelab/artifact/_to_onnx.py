@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,8 @@ def _one_registry() -> Iterator[None]:
 
 @cache
 def _registry(make: Callable[..., Any], *asked: int, **options: int) -> Any:
+    """The table, with the operators of quantized networks, which it knows only once torch has defined them."""
+    import_module("torch.ao.quantization.fx._decomposed")
     return make(*asked, **options)
 
 
