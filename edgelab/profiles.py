@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from edgelab.errors import EdgelabError
 
@@ -15,6 +16,7 @@ class Recipe:
 
     `peak_rate` is the highest learning rate; `weight_decay` spares biases and BatchNorm; `crop` is the number of pixels
     an image may be shifted by; `flip` allows left-right mirroring (off where it changes the meaning, as for digits).
+    An epoch looks at every training image once, or at so many `images` drawn anew for each.
     """
 
     epochs: int
@@ -26,6 +28,15 @@ class Recipe:
     label_smoothing: float = 0.0
     crop: int = 4
     flip: bool = True
+    images: int | None = None
+
+    def steps(self, available: int) -> int:
+        """How many batches an epoch has where there are so many training images, the last one perhaps smaller."""
+        return math.ceil(min(available, self.images or available) / self.batch)
+
+    def fields(self) -> dict[str, Any]:
+        """Name -> value of all that is set: what names and records a training."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def one_cycle(progress: float, warm_up: float = 0.2) -> float:
@@ -101,7 +112,7 @@ _CIFAR10 = {
     "ds_cnn": Recipe(epochs=30, peak_rate=0.2, weight_decay=2e-4, label_smoothing=0.05, crop=2),
 }
 _DIGITS_TUNING = {
-    name: replace(recipe, epochs=1, batch=32, peak_rate=rate)
+    name: replace(recipe, epochs=1, batch=16, peak_rate=rate, images=480)
     for (name, recipe), rate in zip(_DIGITS.items(), (0.02, 0.04, 0.02), strict=True)
 }
 _CIFAR10_TUNING = {
@@ -112,7 +123,7 @@ _CIFAR10_RETRAINING = {
     name: replace(recipe, epochs=10, peak_rate=rate)
     for (name, recipe), rate in zip(_CIFAR10.items(), (0.05, 0.1, 0.1), strict=True)
 }
-_DIGITS_DISTILLATION = {name: replace(recipe, epochs=1) for name, recipe in _DIGITS.items()}
+_DIGITS_DISTILLATION = {name: replace(recipe, epochs=1, images=960) for name, recipe in _DIGITS.items()}
 _CIFAR10_DISTILLATION = {name: replace(recipe, epochs=4, label_smoothing=0.0) for name, recipe in _CIFAR10.items()}
 PROFILES: dict[str, Profile] = {
     "ci": Profile("ci", "digits", _DIGITS, _DIGITS_TUNING, _DIGITS_TUNING, _DIGITS_DISTILLATION, True),

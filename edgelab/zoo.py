@@ -68,7 +68,7 @@ def key(model: str, data: str, recipe: Recipe, origin: Origin | None = None) -> 
 
     A network trained from scratch has no `origin`.
     """
-    parts = [model, data, asdict(recipe), *([asdict(origin)] if origin else [])]
+    parts = [model, data, recipe.fields(), *([asdict(origin)] if origin else [])]
     identity = json.dumps(parts, sort_keys=True)
     made = f"{model}-{origin.technique}-{origin.framework}" if origin else model
     readable = re.sub(r"[^\w.-]+", "_", f"{made}-{data}-seed{recipe.seed}")
@@ -79,7 +79,7 @@ def keep(checkpoint: Checkpoint, folder: Path) -> Path:
     """Write `checkpoint` into `folder` under its key and return the file; a half-written file is never seen."""
     path = folder / f"{checkpoint.key}.safetensors"
     about = {name: getattr(checkpoint, name) for name in ("model", "data", "history", "meta")}
-    about["recipe"] = asdict(checkpoint.recipe)
+    about["recipe"] = checkpoint.recipe.fields()
     if checkpoint.origin:
         about["origin"] = asdict(checkpoint.origin)
     weights.save(path, checkpoint.arrays, about, compact=checkpoint.origin is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import subprocess
 import sys
 import textwrap
@@ -303,3 +304,12 @@ def test_a_quantized_module_is_exported_after_others_in_a_fresh_process(tmp_path
     subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], check=True)
     int8 = onnx.load(tmp_path / "int8.onnx")
     assert "DequantizeLinear" in {node.op_type for node in int8.graph.node}
+
+
+def test_the_garbage_collector_is_left_as_it_was() -> None:
+    """The converter sees few objects, and all are looked at again afterwards, also after a failure."""
+    with pytest.raises(ZeroDivisionError), _to_tflite._little_to_collect():
+        _ = 1 / 0
+    with _to_tflite._little_to_collect():
+        assert gc.get_freeze_count() > 10_000
+    assert gc.get_freeze_count() == 0

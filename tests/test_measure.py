@@ -139,3 +139,16 @@ def test_relative_energy_of_the_plain_network(weight: int, activation: int, expe
     )
     other = Layer("relu", "ReLU", (), (), activation_bits=32)
     assert round(measure.operand_energy(LayerTable((*rows, other), {})), 2) == expected
+
+
+@pytest.mark.parametrize(("images", "seconds"), [(498, 0.1), (501, None)])
+def test_few_test_images_are_worth_a_short_timing(
+    images: int, seconds: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, timed = [], measure.measure_latency
+    monkeypatch.setattr(measure, "measure_latency", lambda file, image, s: asked.append(s) or timed(file, image, 0.01))
+    test, names = coloured(images, wrong=0), ("red", "green", "blue")
+    dataset = Dataset("colours", test, test, test, names, fingerprint(test, test, names))
+    about = {"chapter": "01_baseline", "technique": "baseline", "model": "brightest", "seed": 0, "train_seconds": 1}
+    measure.measure(brightest(tmp_path / "m.onnx"), dataset, **about)
+    assert asked == [seconds]

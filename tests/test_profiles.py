@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from edgelab import profiles
+from edgelab import profiles, zoo
 from edgelab.errors import EdgelabError
 from edgelab.profiles import Recipe
 
@@ -71,6 +71,22 @@ def test_the_recipes_behind_the_published_checkpoints() -> None:
         }
     assert profiles.get("zoo").uses_kept
     assert not profiles.get("full").uses_kept
+
+
+def test_an_epoch_may_look_at_fewer_images() -> None:
+    usual = Recipe(epochs=1, batch=32)
+    assert (usual.steps(320), usual.steps(321)) == (10, 11)
+    assert [dataclasses.replace(usual, images=100).steps(available) for available in (1000, 100, 60)] == [4, 4, 2]
+
+
+def test_what_is_not_set_does_not_name_a_training() -> None:
+    """The names of the kept checkpoints are from before `images`."""
+    usual = Recipe(epochs=1)
+    assert "images" not in usual.fields()
+    few = dataclasses.replace(usual, images=100)
+    assert few.fields() == {**usual.fields(), "images": 100}
+    assert zoo.key("resnet8", "digits", usual) != zoo.key("resnet8", "digits", few)
+    assert Recipe(**usual.fields()) == usual and Recipe(**few.fields()) == few
 
 
 def test_ci_is_small_and_never_mirrors_digits() -> None:

@@ -46,6 +46,18 @@ def test_same_seed_same_weights_and_no_test_images(tiny: Dataset) -> None:
     assert not same(first, trained(blind, replace(RECIPE, seed=1)))
 
 
+def test_an_epoch_of_fewer_images_draws_others_each_time(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ten images in steps of four: 4, 4 and 2 images, none twice in an epoch, and the loss is their mean."""
+    seen, cut = [], train.augmented
+    monkeypatch.setattr(
+        train, "augmented", lambda padded, chosen, *rest: seen.append(chosen) or cut(padded, chosen, *rest)
+    )
+    trained(tiny, replace(RECIPE, epochs=2, batch=4, images=10))
+    assert [len(chosen) for chosen in seen] == [4, 4, 2] * 2
+    epochs = [set(torch.cat(seen[start : start + 3]).tolist()) for start in (0, 3)]
+    assert [len(drawn) for drawn in epochs] == [10, 10] and epochs[0] != epochs[1]
+
+
 def test_continues_after_a_kill(tiny: Dataset, tmp_path: Path, start_python: Callable[[str], subprocess.Popen]) -> None:
     """SIGKILL within the third epoch: two finished epochs are kept and the result is that of an undisturbed run."""
     path = tmp_path / "resnet8.state"

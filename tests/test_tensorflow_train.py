@@ -64,6 +64,17 @@ def test_each_epoch_has_its_own_order_also_after_a_pause(tiny: Dataset, tmp_path
         assert seen == steps * [0] + steps * [1]
 
 
+def test_an_epoch_of_fewer_images_draws_others_each_time(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, draw = [], train._Batches._batch
+    monkeypatch.setattr(
+        train._Batches, "_batch", lambda self, chosen, how: seen.append(chosen) or draw(self, chosen, how)
+    )
+    trained(tiny, replace(RECIPE, epochs=2, batch=4, images=10))
+    assert [len(chosen) for chosen in seen] == [4, 4, 2] * 2
+    epochs = [set(np.concatenate(seen[start : start + 3]).tolist()) for start in (0, 3)]
+    assert [len(drawn) for drawn in epochs] == [10, 10] and epochs[0] != epochs[1]
+
+
 def test_continues_after_a_kill(tiny: Dataset, tmp_path: Path, start_python: Callable[[str], subprocess.Popen]) -> None:
     """SIGKILL within the third epoch: two finished epochs are kept and the result is that of an undisturbed run."""
     path = tmp_path / "resnet8.state"

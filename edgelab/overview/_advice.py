@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edgelab.errors import EdgelabError
 from edgelab.overview._rows import (
     BASELINE,
+    CLUSTERING,
     COMBINING,
     DISTILLATION,
     PRUNING,
@@ -121,7 +122,7 @@ ADVICE = (
         (
             keras(COMBINING, "plain_cnn", "ptq_int8"),
             keras(COMBINING, "plain_cnn", "pqat"),
-            keras(COMBINING, "plain_cnn", "pcqat"),
+            keras(CLUSTERING, "plain_cnn", "pcqat"),
         ),
         lambda int8, zeros, shared: (
             "Prune before you quantize, and compress the file. With half of the weights at zero an int8 file is "

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import pickle
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +94,8 @@ def _epoch(
     """One pass over `split`; the order and the augmentation follow from (seed, epoch) alone. Returns the mean loss."""
     generator = torch.Generator().manual_seed(recipe.seed * 10_000 + epoch)
     labels = torch.tensor(split.labels, device=padded.device)
-    order = torch.randperm(len(split), generator=generator)
-    steps = math.ceil(len(split) / recipe.batch)
+    order = torch.randperm(len(split), generator=generator)[: recipe.images]
+    steps = recipe.steps(len(split))
     total = 0.0
     model.train()
     for step in range(steps):
@@ -117,12 +115,12 @@ def _epoch(
         if after_step:
             after_step(progress)
         total += loss.item() * len(chosen)
-    return total / len(split)
+    return total / len(order)
 
 
 def _save_state(path: Path, recipe: Recipe, dataset: Dataset, state: dict) -> None:
     with atomic_path(path) as temporary:
-        torch.save({"recipe": asdict(recipe), "data_fingerprint": dataset.fingerprint, **state}, temporary)
+        torch.save({"recipe": recipe.fields(), "data_fingerprint": dataset.fingerprint, **state}, temporary)
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
@@ -137,7 +135,7 @@ def _load_state(path: Path, model: nn.Module, recipe: Recipe, dataset: Dataset) 
                 raise OSError(f"wrong checksum of {broken}")
         state = torch.load(path, weights_only=True, map_location="cpu")
         fits = {
-            "recipe": state["recipe"] == asdict(recipe),
+            "recipe": state["recipe"] == recipe.fields(),
             "data": state["data_fingerprint"] == dataset.fingerprint,
             "model": _shapes(state["model"]) == _shapes(model.state_dict()),
         }

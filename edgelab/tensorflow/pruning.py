@@ -7,7 +7,6 @@ threshold for all layers, or pruning without training, is made of the same masks
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -149,7 +148,7 @@ def fine_tune(
     Raises EdgelabError where `prune` does.
     """
     check_request(prunable(model), targets or {})
-    steps = recipe.epochs * math.ceil(len(dataset.train) / recipe.batch)
+    steps = recipe.epochs * recipe.steps(len(dataset.train))
     wrapped, remask = _wrapped(model, targets or {}, max(1, int(RAMP * steps)))
     return train.train(wrapped, dataset, recipe, state_path, after_step=remask, counts_from=RAMP if targets else 0.0)
 

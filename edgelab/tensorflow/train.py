@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +63,12 @@ class _Batches:
         self.size = split.images.shape[1:3]
         self.targets = np.eye(classes, dtype=np.float32)[split.labels]
         self.recipe, self.lesson = recipe, lesson
-        self.epoch, self.steps = 0, math.ceil(len(self.targets) / recipe.batch)
+        self.epoch, self.steps = 0, recipe.steps(len(self.targets))
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Those of the epoch that `epoch` says when the first of them is asked for: Keras calls `iter` before that."""
         seed, batch = (self.recipe.seed, self.epoch), self.recipe.batch
-        order = np.random.default_rng(seed).permutation(len(self.targets))
+        order = np.random.default_rng(seed).permutation(len(self.targets))[: self.recipe.images]
         for step in range(self.steps):
             yield self._batch(order[step * batch : (step + 1) * batch], np.random.default_rng((*seed, step)))
 
@@ -217,7 +215,7 @@ def train(
     With a `lesson` its loss takes the place of the cross-entropy with the labels.
     """
     _compile(model, recipe, lesson)
-    about = {"recipe": asdict(recipe), "data_fingerprint": dataset.fingerprint}
+    about = {"recipe": recipe.fields(), "data_fingerprint": dataset.fingerprint}
     history: list[dict[str, float]] = []
     best = model.get_weights()
     if state_path and (state := _load_state(state_path, model, about)):
