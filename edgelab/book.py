@@ -204,6 +204,7 @@ FILLERS: dict[str, Callable[[Records], str]] = {
     "techniques": lambda records: overview.techniques(_ledger(records.published_ledger)),
     "fronts": lambda records: overview.fronts(_ledger(records.published_ledger)),
     "repeats": lambda records: overview.repeats(_ledger(records.published_ledger)),
+    "goals": lambda records: overview.goals(_ledger(records.published_ledger)),
     "claims": lambda records: overview.claims(_ledger(records.published_ledger)),
     "energy-error": lambda records: overview.energy_error(),
     "chart": lambda records: web_pages.chart(_ledger(records.published_ledger), BASELINE),

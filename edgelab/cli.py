@@ -24,7 +24,7 @@ app = typer.Typer(
 
 
 PROFILE_HELP = (
-    "ci: handwritten digits, everything trained for a few epochs, a minute or two a chapter. zoo: CIFAR-10, what has "
+    "ci: handwritten digits, everything trained for a few epochs, about a minute a chapter. zoo: CIFAR-10, what has "
     "no kept checkpoint is trained, minutes a chapter on cifar10-jpeg. full: CIFAR-10, what this machine has not "
     "trained yet is trained, hours the first time."
 )

@@ -55,7 +55,7 @@ def fitted(recipe: Recipe, images: int, seen: int, batch: int, flip: bool) -> Re
     The rate goes with the `batch`, so that an epoch moves the weights as far (Goyal et al. 2017, arXiv:1706.02677).
     """
     epochs, rate = max(1, round(seen / images)), recipe.peak_rate * batch / recipe.batch
-    return replace(recipe, epochs=epochs, batch=batch, peak_rate=rate, flip=flip)
+    return replace(recipe, epochs=epochs, batch=batch, peak_rate=rate, flip=flip, images=None)
 
 
 def is_best(score: float, history: Sequence[Mapping[str, float]], recipe: Recipe, counts_from: float = 0.0) -> bool:

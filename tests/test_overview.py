@@ -146,3 +146,41 @@ def test_the_error_of_the_energy_is_that_of_the_check_against_boards() -> None:
 
     found = boards.summarise(boards.check_against_boards())["all"]
     assert f"{100 * found['estimate']:.0f} % for this estimate" in overview.energy_error()
+
+
+def cells_of(published: pd.DataFrame, goal: overview.Goal) -> list[str]:
+    (line,) = (line for line in overview.goals(published).splitlines() if line.startswith(f"| {goal.text} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+@pytest.mark.parametrize("goal", overview.GOALS, ids=lambda goal: goal.text)
+def test_a_goal_is_reached_or_it_says_what_is_missing(goal: overview.Goal, published: pd.DataFrame) -> None:
+    """Reckoned anew from the ledger: the worst file of several decides."""
+    _, told, verdict, onward = cells_of(published, goal)
+    rows, others = ([100 * row_of(published, s)["accuracy"] for s in given] for given in (goal.sources, goal.against))
+    if not rows:
+        assert verdict == "not tried" and onward == goal.onward
+        return
+    least = [other - goal.within for other in others] or [goal.accuracy]
+    short = max(needed - row for row, needed in zip(rows, least, strict=True))
+    assert verdict == ("reached" if short < 0.005 else f"missed by {short:.2f} points")
+    assert onward == (overview._goals.DASH if verdict == "reached" else goal.onward) != ""
+    assert len(re.findall(r"every_file\.html#file-", told)) == len(goal.sources)
+
+
+def test_a_goal_is_missed_once_its_worst_file_falls_short(published: pd.DataFrame) -> None:
+    goal, worse = overview.GOALS[0], published.copy()
+    mine = published[list(overview.Source._fields)].eq(list(goal.sources[-1])).all(axis=1)
+    worse.loc[mine, "accuracy"] = row_of(published, goal.against[-1])["accuracy"] - 0.0062
+    assert cells_of(published, goal)[2] == "reached"
+    assert cells_of(worse, goal)[2] == "missed by 0.12 points"
+
+
+def test_no_file_is_nearer_to_a_goal_than_the_one_that_is_shown(published: pd.DataFrame) -> None:
+    photos = published[(published["data"] == "cifar10-jpeg") & (published["seed"] == 0)]
+    plain, small = overview.GOALS[-2:]
+    by_name = photos[photos["model"] == "plain_cnn"]
+    assert row_of(published, plain.sources[0])["accuracy"] == by_name["accuracy"].max()
+    few_bits = photos["technique"].str.contains("int8|bit|pqat|cqat")
+    fits = photos[few_bits & (photos["bytes"] <= 100_000) & (photos["macs"] < 12.55e6)]
+    assert row_of(published, small.sources[0])["accuracy"] == fits["accuracy"].max()

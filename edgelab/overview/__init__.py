@@ -6,6 +6,7 @@ hold of them: where a new measurement takes that away, the book is not built.
 
 from edgelab.overview._advice import ADVICE, Advice, advice
 from edgelab.overview._claims import CLAIMS, Claim, claims
+from edgelab.overview._goals import GOALS, Goal, goals
 from edgelab.overview._rows import BASELINE, Source
 from edgelab.overview._tables import energy_error, fronts, repeats, techniques
 
@@ -13,13 +14,16 @@ __all__ = [
     "ADVICE",
     "BASELINE",
     "CLAIMS",
+    "GOALS",
     "Advice",
     "Claim",
+    "Goal",
     "Source",
     "advice",
     "claims",
     "energy_error",
     "fronts",
+    "goals",
     "repeats",
     "techniques",
 ]

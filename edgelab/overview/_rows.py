@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 BASELINE, PRUNING, PTQ = "01_baseline", "02_pruning", "03_post_training_quantization"
 QAT, DISTILLATION, COMBINING = "04_quantization_aware_training", "05_distillation", "07_combining"
-IMAGENET, CLUSTERING = "13_imagenet", "17_clustering"
+IMAGENET, SWEEP, CLUSTERING = "13_imagenet", "15_sweep", "17_clustering"
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
