@@ -89,13 +89,14 @@ ADVICE = (
             f"Remove channels, if there are many. At {_times(dense, narrow, 'macs'):.2f} times fewer MACs `plain_cnn` "
             f"took {_times(narrow, dense, 'latency_ms'):.2f} of the time and has {percent(narrow)} instead of "
             f"{percent(dense)}; `resnet8`, whose layers are thin already, took "
-            f"{_times(thin, residual, 'latency_ms'):.2f} of the time, each in one run ({narrow['latency_on']}). Single "
-            f"zeros change nothing: with half of the weights at zero all {zeros['macs'] / 1e6:.2f} million MACs are "
-            "done, and times differ by chance."
+            f"{_times(thin, residual, 'latency_ms'):.2f} of the time and has {percent(thin)} instead of "
+            f"{percent(residual)}, each in one run ({narrow['latency_on']}). Single zeros change nothing: with half of "
+            f"the weights at zero all {zeros['macs'] / 1e6:.2f} million MACs are done, and times differ by chance."
         ),
         lambda dense, narrow, residual, thin, zeros: (
             narrow["latency_ms"] < 0.8 * dense["latency_ms"] < dense["latency_ms"]
-            and thin["latency_ms"] > 0.9 * residual["latency_ms"]
+            and narrow["latency_ms"] / dense["latency_ms"] < thin["latency_ms"] / residual["latency_ms"] < 1
+            and residual["accuracy"] - thin["accuracy"] > 2 * (dense["accuracy"] - narrow["accuracy"])
             and zeros["macs"] == dense["macs"]
             and narrow["accuracy"] < dense["accuracy"]
         ),
