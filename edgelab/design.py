@@ -22,12 +22,11 @@ from edgelab.distillation import Distillation, check_teachers
 from edgelab.errors import EdgelabError
 from edgelab.export import CALIBRATION
 from edgelab.ledger import Record
-from edgelab.profiles import Profile
+from edgelab.profiles import MODELS, Profile
 from edgelab.pruning import Channels, Magnitude
 from edgelab.qat import LowBit
 from edgelab.zoo import Checkpoint, Made
 
-MODELS = ("plain_cnn", "resnet8", "ds_cnn")
 BITS = (32, 8, 4)
 ORDERS = ("prune-first", "teach-first")
 TEACHER = "ds_cnn"

@@ -111,6 +111,8 @@ _CIFAR10 = {
     "resnet8": Recipe(epochs=40, peak_rate=0.2, weight_decay=2e-4, crop=2),
     "ds_cnn": Recipe(epochs=30, peak_rate=0.2, weight_decay=2e-4, label_smoothing=0.05, crop=2),
 }
+MODELS = tuple(_CIFAR10)
+"""The networks of the course, in the order in which they are shown."""
 _DIGITS_TUNING = {
     name: replace(recipe, epochs=1, batch=16, peak_rate=rate, images=480)
     for (name, recipe), rate in zip(_DIGITS.items(), (0.02, 0.04, 0.02), strict=True)

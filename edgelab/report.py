@@ -17,13 +17,13 @@ from edgelab import _against, _fitting, artifact, data, isolated, labels
 from edgelab._columns import aligned
 from edgelab.artifact import Artifact, ImageShape
 from edgelab.errors import EdgelabError
+from edgelab.profiles import MODELS
 
 if TYPE_CHECKING:
     from edgelab.latency import Ratio
     from edgelab.layers import LayerTable
     from edgelab.measure import Accuracy
 
-MODELS = ("plain_cnn", "resnet8", "ds_cnn")
 OPEN_SIZE = (32, 32)
 WIDTH = 120
 MOST_THREADS = 256

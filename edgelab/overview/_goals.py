@@ -19,15 +19,15 @@ from edgelab.overview._rows import (
     cited,
     find,
     keras,
-    percent,
     torch,
 )
+from edgelab.profiles import MODELS
 from edgelab.web.pages import NOTHING
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NETWORKS = ("plain_cnn", "resnet8", "ds_cnn")
+REACHED = "reached"
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Goal:
 GOALS = (
     Goal(
         "Full int8 within 0.5 points of float32: three networks, LiteRT and ONNX Runtime",
-        tuple(track(PTQ, name, "ptq_int8") for name in NETWORKS for track in (keras, torch)),
-        tuple(track(BASELINE, name, "baseline") for name in NETWORKS for track in (keras, torch)),
+        tuple(track(PTQ, name, "ptq_int8") for name in MODELS for track in (keras, torch)),
+        tuple(track(BASELINE, name, "baseline") for name in MODELS for track in (keras, torch)),
         within=0.5,
     ),
     Goal(
@@ -76,8 +76,8 @@ GOALS = (
     ),
     Goal(
         "Four-bit training (LSQ) within 1 point of float32: `plain_cnn`, `resnet8`",
-        tuple(torch(QAT, name, "qat_lsq_4bit") for name in NETWORKS[:2]),
-        tuple(torch(QAT, name, "baseline") for name in NETWORKS[:2]),
+        tuple(torch(QAT, name, "qat_lsq_4bit") for name in MODELS[:2]),
+        tuple(torch(QAT, name, "baseline") for name in MODELS[:2]),
         within=1,
     ),
     Goal(
@@ -114,31 +114,30 @@ def goals(frame: pd.DataFrame | None) -> str:
     known, rows = by_source(frame), []
     for goal in GOALS:
         found, against = (find(known, sources, goal.text) for sources in (goal.sources, goal.against))
-        missing = _missing(goal, found, against)
-        verdict = "not tried" if missing is None else f"missed by {missing:.2f} points" if missing > 0 else "reached"
-        rows.append((goal.text, _told(found, against), verdict, goal.onward if verdict != "reached" else DASH))
+        values = _values(found, against)
+        verdict = _verdict(goal, values)
+        rows.append((goal.text, _told(goal, found, values), verdict, DASH if verdict == REACHED else goal.onward))
     return table(("Goal", "Here", "", "What it would take"), rows)
 
 
-def _points(found: list[Row], against: list[Row]) -> list[float]:
-    """By how many points each file is better than the one it is held against."""
+def _values(found: list[Row], against: list[Row]) -> list[float]:
+    """By how many points each file is better than the one it is held against; accuracies in percent without these."""
+    if not against:
+        return [100 * row["accuracy"] for row in found]
     return [100 * (row["accuracy"] - other["accuracy"]) for row, other in zip(found, against, strict=True)]
 
 
-def _missing(goal: Goal, found: list[Row], against: list[Row]) -> float | None:
-    """How many points the worst of the files misses; below 0 where none does, None without files."""
-    if not found:
-        return None
-    if against:
-        return round(-goal.within - min(_points(found, against)), 2)
-    return round(goal.accuracy - 100 * min(row["accuracy"] for row in found), 2)
+def _verdict(goal: Goal, values: list[float]) -> str:
+    """The worst of the files decides."""
+    if not values:
+        return "not tried"
+    missing = round((-goal.within if goal.against else goal.accuracy) - min(values), 2)
+    return f"missed by {missing:.2f} points" if missing > 0 else REACHED
 
 
-def _told(found: list[Row], against: list[Row]) -> str:
-    if not found:
+def _told(goal: Goal, found: list[Row], values: list[float]) -> str:
+    if not values:
         return DASH
-    if not against:
-        return f"{percent(found[0])} {cited(found)}"
-    points = _points(found, against)
-    span = " to ".join(f"{value:+.2f}" for value in dict.fromkeys((min(points), max(points))))
-    return f"{span} points {cited(found)}"
+    form = "{:+.2f}" if goal.against else "{:.2f}"
+    span = " to ".join(form.format(value) for value in dict.fromkeys((min(values), max(values))))
+    return f"{span} {'points' if goal.against else '%'} {cited(found)}"
