@@ -7,6 +7,9 @@ import numpy as np
 DS_CNN_BLOCKS = ((32, 64, 2), *((64, 64, 1),) * 2, (64, 128, 2), *((128, 128, 1),) * 4)
 """(inputs, outputs, stride) of each depthwise-separable block of ds_cnn."""
 
+RESNET20_BLOCKS = (*((16, 16, 1),) * 3, (16, 32, 2), *((32, 32, 1),) * 2, (32, 64, 2), *((64, 64, 1),) * 2)
+"""(inputs, outputs, stride) of each residual block of resnet20."""
+
 
 def with_uneven_channels(arrays: dict[str, np.ndarray], block: int, octaves: int = 5) -> dict[str, np.ndarray]:
     """The weights of a ds_cnn that computes the same, but whose channels between two layers differ widely in range.

@@ -73,7 +73,8 @@ class Profile:
     """How much work a run does: on `data` (a name `edgelab.data.load` knows), one recipe a model.
 
     `fine_tuning` holds the recipes for training on after single weights have been changed, `retraining` those after
-    whole channels have been removed, `distillation` those of students that start from nothing. `uses_kept` says whether
+    whole channels have been removed, `distillation` those of students that start from nothing, `others` those of
+    networks beside the course's three, for retraining them after a cut too. `uses_kept` says whether
     the checkpoints that come with edgelab may stand in for training; what this machine has trained itself is used in
     any case.
     """
@@ -84,6 +85,7 @@ class Profile:
     fine_tuning: Mapping[str, Recipe]
     retraining: Mapping[str, Recipe]
     distillation: Mapping[str, Recipe]
+    others: Mapping[str, Recipe]
     uses_kept: bool
 
     def seeded(self, seed: int) -> Profile:
@@ -98,6 +100,7 @@ class Profile:
             fine_tuning=again(self.fine_tuning),
             retraining=again(self.retraining),
             distillation=again(self.distillation),
+            others=again(self.others),
         )
 
 
@@ -127,10 +130,14 @@ _CIFAR10_RETRAINING = {
 }
 _DIGITS_DISTILLATION = {name: replace(recipe, epochs=1, images=960) for name, recipe in _DIGITS.items()}
 _CIFAR10_DISTILLATION = {name: replace(recipe, epochs=4, label_smoothing=0.0) for name, recipe in _CIFAR10.items()}
+_DIGITS_OTHERS = {"resnet20": Recipe(epochs=1, batch=16, peak_rate=0.06, crop=2, flip=False)}
+_CIFAR10_OTHERS = {"resnet20": Recipe(epochs=20, peak_rate=0.2, weight_decay=5e-4, crop=2)}
+_ON_DIGITS = (_DIGITS, _DIGITS_TUNING, _DIGITS_TUNING, _DIGITS_DISTILLATION, _DIGITS_OTHERS)
+_ON_CIFAR10 = (_CIFAR10, _CIFAR10_TUNING, _CIFAR10_RETRAINING, _CIFAR10_DISTILLATION, _CIFAR10_OTHERS)
 PROFILES: dict[str, Profile] = {
-    "ci": Profile("ci", "digits", _DIGITS, _DIGITS_TUNING, _DIGITS_TUNING, _DIGITS_DISTILLATION, True),
-    "zoo": Profile("zoo", "cifar10", _CIFAR10, _CIFAR10_TUNING, _CIFAR10_RETRAINING, _CIFAR10_DISTILLATION, True),
-    "full": Profile("full", "cifar10", _CIFAR10, _CIFAR10_TUNING, _CIFAR10_RETRAINING, _CIFAR10_DISTILLATION, False),
+    "ci": Profile("ci", "digits", *_ON_DIGITS, True),
+    "zoo": Profile("zoo", "cifar10", *_ON_CIFAR10, True),
+    "full": Profile("full", "cifar10", *_ON_CIFAR10, False),
 }
 
 

@@ -99,7 +99,7 @@ def student(name: str, classes: int = 10, seed: int = 0) -> nn.Module:
 
     Raises EdgelabError for an unknown name, and for a network that only the TensorFlow track builds.
     """
-    check_student(name, (*models.MODELS, *models.STUDENTS))
+    check_student(name, (*models.MODELS, *models.OTHERS))
     return models.build(name, classes, seed)
 
 
@@ -151,7 +151,7 @@ def load_or_distill(
     With the plan `Alone` the teachers are not asked. Only training and validation images are looked at. Raises
     EdgelabError, before any work, where the teachers do not fit the plan or the data.
     """
-    check_student(name, (*models.MODELS, *models.STUDENTS))
+    check_student(name, (*models.MODELS, *models.OTHERS))
     known = asked(teachers, plan, dataset)
 
     def make(state_path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:

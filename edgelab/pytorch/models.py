@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelab.errors import EdgelabError
-from edgelab.networks import DS_CNN_BLOCKS
+from edgelab.networks import DS_CNN_BLOCKS, RESNET20_BLOCKS
 from edgelab.pytorch._mobilenet import MobileNetV3Small
 from edgelab.weights import check_fit
 
@@ -92,6 +92,23 @@ class ResNet8(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class ResNet20(nn.Module):
+    """The smallest of the networks for CIFAR-10 in He et al. 2016 (arXiv:1512.03385, section 4.2): 41.2 M MACs.
+
+    As in ResNet8, a 1x1 convolution stands on the shortcut where the shape changes.
+    """
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = ConvBN(3, 16, 3)
+        self.blocks = nn.Sequential(*(ResidualBlock(*shape) for shape in RESNET20_BLOCKS))
+        self.fc = nn.Linear(RESNET20_BLOCKS[-1][1], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (n, 3, 32, 32) to logits (n, classes)."""
+        return self.fc(self.blocks(self.stem(x)).mean((2, 3)))
+
+
 class SeparableBlock(nn.Module):
     """Depthwise 3x3 then pointwise 1x1, each with BatchNorm and ReLU; a shortcut where the shape is kept."""
 
@@ -122,11 +139,12 @@ class DSCNN(nn.Module):
 
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {"plain_cnn": PlainCNN, "resnet8": ResNet8, "ds_cnn": DSCNN}
-STUDENTS: dict[str, Callable[[int], nn.Module]] = {
+OTHERS: dict[str, Callable[[int], nn.Module]] = {
+    "resnet20": ResNet20,
     "mobilenet_v3_small_25": partial(MobileNetV3Small, width=0.25),
     "mobilenet_v3_small_50": partial(MobileNetV3Small, width=0.5),
 }
-"""Networks beside the course's three, which are built to be taught."""
+"""Networks beside the course's three: one to be cut, and two to be taught."""
 
 
 def build(name: str, classes: int = 10, seed: int = 0) -> nn.Module:
@@ -134,7 +152,7 @@ def build(name: str, classes: int = 10, seed: int = 0) -> nn.Module:
 
     Raises EdgelabError for an unknown name.
     """
-    makers = MODELS | STUDENTS
+    makers = MODELS | OTHERS
     if name not in makers:
         raise EdgelabError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")
     with torch.random.fork_rng(devices=[]):

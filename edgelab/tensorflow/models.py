@@ -15,7 +15,7 @@ from tensorflow import Tensor
 from tf_keras import layers
 
 from edgelab.errors import EdgelabError
-from edgelab.networks import DS_CNN_BLOCKS
+from edgelab.networks import DS_CNN_BLOCKS, RESNET20_BLOCKS
 from edgelab.weights import check_fit
 
 INPUT_SHAPE = (32, 32, 3)
@@ -45,15 +45,31 @@ def _plain_cnn(x: Tensor, classes: int) -> Tensor:
     return layers.Dense(classes, name="fc2")(x)
 
 
+def _residual_block(x: Tensor, name: str, outputs: int, stride: int) -> Tensor:
+    """Two 3x3 convolutions and a shortcut; a 1x1 convolution on the shortcut where the shape changes."""
+    y = _conv_bn(x, f"{name}/a", outputs, 3, stride)
+    y = _conv_bn(y, f"{name}/b", outputs, 3, relu=False)
+    if stride > 1:
+        x = layers.Conv2D(outputs, 1, stride, padding="same", name=f"{name}/shortcut")(x)
+    return layers.ReLU(name=f"{name}/relu")(layers.Add(name=f"{name}/add")([y, x]))
+
+
 def _resnet8(x: Tensor, classes: int) -> Tensor:
     """MLPerf Tiny's image-classification network (Banbury et al. 2021, arXiv:2106.07597): 12.5 M MACs."""
     x = _conv_bn(x, "stem", 16, 3)
     for name, outputs, stride in (("stage1", 16, 1), ("stage2", 32, 2), ("stage3", 64, 2)):
-        y = _conv_bn(x, f"{name}/a", outputs, 3, stride)
-        y = _conv_bn(y, f"{name}/b", outputs, 3, relu=False)
-        if stride > 1:
-            x = layers.Conv2D(outputs, 1, stride, padding="same", name=f"{name}/shortcut")(x)
-        x = layers.ReLU(name=f"{name}/relu")(layers.Add(name=f"{name}/add")([y, x]))
+        x = _residual_block(x, name, outputs, stride)
+    return layers.Dense(classes, name="fc")(layers.GlobalAveragePooling2D(name="mean")(x))
+
+
+def _resnet20(x: Tensor, classes: int) -> Tensor:
+    """The smallest of the networks for CIFAR-10 in He et al. 2016 (arXiv:1512.03385, section 4.2): 41.2 M MACs.
+
+    As in resnet8, a 1x1 convolution stands on the shortcut where the shape changes.
+    """
+    x = _conv_bn(x, "stem", 16, 3)
+    for i, (_, outputs, stride) in enumerate(RESNET20_BLOCKS):
+        x = _residual_block(x, f"blocks/{i}", outputs, stride)
     return layers.Dense(classes, name="fc")(layers.GlobalAveragePooling2D(name="mean")(x))
 
 
@@ -69,6 +85,8 @@ def _ds_cnn(x: Tensor, classes: int) -> Tensor:
 
 
 MODELS: dict[str, Callable[[Tensor, int], Tensor]] = {"plain_cnn": _plain_cnn, "resnet8": _resnet8, "ds_cnn": _ds_cnn}
+OTHERS: dict[str, Callable[[Tensor, int], Tensor]] = {"resnet20": _resnet20}
+"""A network beside the course's three, to be cut."""
 
 
 def build(name: str, classes: int = 10, seed: int = 0) -> keras.Model:
@@ -76,10 +94,11 @@ def build(name: str, classes: int = 10, seed: int = 0) -> keras.Model:
 
     Raises EdgelabError for an unknown name.
     """
-    if name not in MODELS:
+    makers = MODELS | OTHERS
+    if name not in makers:
         raise EdgelabError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")
     image = keras.Input(INPUT_SHAPE, name="image")
-    return _drawn(keras.Model(image, MODELS[name](image, classes), name=name), seed)
+    return _drawn(keras.Model(image, makers[name](image, classes), name=name), seed)
 
 
 def _drawn(model: keras.Model, seed: int) -> keras.Model:
