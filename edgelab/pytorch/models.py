@@ -93,7 +93,7 @@ class ResNet8(nn.Module):
 
 
 class ResNet20(nn.Module):
-    """The smallest of the networks for CIFAR-10 in He et al. 2016 (arXiv:1512.03385, section 4.2): 41.2 M MACs.
+    """The smallest of the networks for CIFAR-10 in He et al. 2016 (arXiv:1512.03385, section 4.2): 40.8 M MACs.
 
     As in ResNet8, a 1x1 convolution stands on the shortcut where the shape changes.
     """

@@ -63,7 +63,7 @@ def _resnet8(x: Tensor, classes: int) -> Tensor:
 
 
 def _resnet20(x: Tensor, classes: int) -> Tensor:
-    """The smallest of the networks for CIFAR-10 in He et al. 2016 (arXiv:1512.03385, section 4.2): 41.2 M MACs.
+    """The smallest of the networks for CIFAR-10 in He et al. 2016 (arXiv:1512.03385, section 4.2): 40.8 M MACs.
 
     As in resnet8, a 1x1 convolution stands on the shortcut where the shape changes.
     """
