@@ -11,7 +11,7 @@ PROFILE ?= full
 JOBS ?= 2
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # The longer ones run in `make book`; their outputs are compared every week, or by `make test LONG=`.
-LONG := $(foreach number,02 03 04 05 06 07 10 13 16 17,$(wildcard notebooks/$(number)_*.ipynb))
+LONG := $(foreach number,02 03 04 05 06 07 10 13 16 17 18,$(wildcard notebooks/$(number)_*.ipynb))
 COMPARED = $(filter-out $(LONG),$(NOTEBOOKS))
 QUIET := TF_CPP_MIN_LOG_LEVEL=3 TF_USE_LEGACY_KERAS=1 CUDA_VISIBLE_DEVICES=-1
 # What is compared runs alike everywhere: on one thread (two notebooks at a time), without a GPU.

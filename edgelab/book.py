@@ -202,6 +202,7 @@ FILLERS: dict[str, Callable[[Records], str]] = {
     "models-table": lambda records: web_pages.models_table(records.root),
     "advice": lambda records: overview.advice(_ledger(records.published_ledger)),
     "techniques": lambda records: overview.techniques(_ledger(records.published_ledger)),
+    "coverage": lambda records: overview.coverage(_ledger(records.published_ledger)),
     "fronts": lambda records: overview.fronts(_ledger(records.published_ledger)),
     "repeats": lambda records: overview.repeats(_ledger(records.published_ledger)),
     "goals": lambda records: overview.goals(_ledger(records.published_ledger)),

@@ -163,12 +163,13 @@ def _keep_checkpoints(models: Iterable[str], profile: profiles.Profile) -> None:
     """Keep this machine's checkpoints of `models` for the profile `zoo`, in place of those an earlier recipe gave."""
     from edgelab import data, zoo
 
-    wanted = [name for name in sorted(models) if name in profile.recipes]
+    recipes = {**profile.recipes, **profile.others}
+    wanted = [name for name in sorted(models) if name in recipes]
     if not wanted:
         return
     dataset = data.load(profile.data)
     for model in wanted:
-        checkpoint = zoo.find(model, dataset, profile.recipes[model], kept=False)
+        checkpoint = zoo.find(model, dataset, recipes[model], kept=False)
         if checkpoint:
             path = zoo.KEPT / f"{checkpoint.key}.safetensors"
             if not _is_kept(checkpoint, path):

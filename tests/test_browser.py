@@ -14,7 +14,7 @@ CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 # A page is loaded for the first and then turned into the others.
 DEVICES = {"phone": (390, 844, "light"), "tablet": (820, 1100, "dark"), "desktop": (1280, 900, "light")}
 LAUNCH = "[...document.querySelectorAll('.bd-header-article a, .article-header-buttons a')].map(a => a.href)"
-# Images must have loaded and say what they show.
+# Images must have loaded and say what they show; a figure of the course has its numbers in a table below.
 BROKEN_IMAGES = """async () => {
   const found = [];
   for (const image of document.images) {
@@ -22,6 +22,8 @@ BROKEN_IMAGES = """async () => {
     try { await image.decode(); } catch { found.push("not loaded: " + image.src.slice(0, 80)); }
     if (!(image.getAttribute("alt") || "").trim()) found.push("no alternative text: " + image.src.slice(0, 80));
   }
+  for (const figure of document.querySelectorAll(".cell_output figure"))
+    if (!figure.querySelector("table")) found.push("figure without its table: " + figure.textContent.slice(0, 80));
   return found;
 }"""
 
@@ -98,18 +100,43 @@ def test_the_front_page_leads_to_the_introduction(browser: Any, address: str):
     page.close()
 
 
+def test_a_reader_with_a_phone_is_led_through_all_pages_in_order(browser: Any, address: str):
+    """By the button at the end of each page, from the first to the last of the table of contents."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    expected = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(f"{address}{toc['root']}.html")
+    read = []
+    while len(read) <= len(expected):
+        read.append(page.url.removeprefix(address).removesuffix(".html"))
+        onward = page.locator("a.right-next")
+        if not onward.count():
+            break
+        onward.click()
+        page.wait_for_load_state()
+    page.close()
+    assert read == expected
+
+
 def test_the_checks_see_what_is_wrong(browser: Any, pages: Path, address: str):
     broken = pages / "_static" / "broken.html"
     broken.write_text(
         "<script>undefinedName()</script><img src='no.png'><div style='width:3000px'>x</div>"
         "<script src='https://example.org/x.js'></script><span class='math'>a</span>"
+        "<div class='cell_output'><figure>bare</figure></div>"
     )
     page = browser.new_page()
     page.route("https://example.org/**", lambda route: route.abort())
     text = "\n".join(problems_of_page(page, heard_of(page, address), f"{address}_static/broken.html"))
     page.close()
     broken.unlink()
-    for expected in ("asks https://example.org/x.js", "script: undefinedName", "not loaded", "no alternative text"):
+    for expected in (
+        "asks https://example.org/x.js",
+        "script: undefinedName",
+        "not loaded",
+        "no alternative text",
+        "without its table: bare",
+    ):
         assert expected in text
     assert all(f"{device}: wider than the window" in text for device in DEVICES)
     assert "404" in text and "1 formulas not drawn" in text

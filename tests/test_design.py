@@ -19,7 +19,7 @@ from edgelab.ledger import TECHNIQUE
 from edgelab.profiles import Profile, Recipe
 
 RECIPES = {name: Recipe(epochs=1, batch=32, peak_rate=0.02, crop=1, flip=False) for name in design.MODELS}
-SETTINGS = Profile("tiny", "tiny", RECIPES, RECIPES, RECIPES, RECIPES, uses_kept=False)
+SETTINGS = Profile("tiny", "tiny", RECIPES, RECIPES, RECIPES, RECIPES, {}, uses_kept=False)
 DENSE_MACS = 10_848_768
 ALL = Design("plain_cnn", speed_up=3, sparsity=0.5, teacher=True)
 TAUGHT_FIRST = replace(ALL, order="teach-first")

@@ -128,7 +128,8 @@ def test_what_was_repeated_is_told_with_its_mean_and_its_gain(published: pd.Data
 
 def test_claims_stand_beside_the_rows_they_are_compared_with(published: pd.DataFrame) -> None:
     text = overview.claims(published)
-    assert "10.85 M MACs, energy 43.40.\n- *Here:* `plain_cnn`, `baseline`: " in text
+    assert "10.85 M MACs, energy 43.40 | `plain_cnn`, `baseline`: " in text
+    assert len(text.splitlines()) == 2 + len(overview.CLAIMS)
     for claim in overview.CLAIMS:
         assert claim.figures in text
         for source in claim.sources:
@@ -137,8 +138,37 @@ def test_claims_stand_beside_the_rows_they_are_compared_with(published: pd.DataF
 
 
 def test_without_measurements_every_part_says_so(tmp_path: Path) -> None:
-    for name in ("advice", "techniques", "fronts", "repeats", "claims"):
+    for name in ("advice", "techniques", "coverage", "fronts", "repeats", "goals", "claims"):
         assert book.fill(f"<!-- edgelab: {name} -->", tmp_path) == "*No measurement has been published yet.*"
+
+
+def test_every_technique_has_networks_in_both_frameworks_or_a_reason(published: pd.DataFrame) -> None:
+    lines = overview.coverage(published).splitlines()[2:]
+    assert len(lines) == len(overview.KINDS)
+    for kind, line in zip(overview.KINDS, lines, strict=True):
+        for cell, framework in zip(line.split(" | ")[1:], ("tensorflow", "pytorch"), strict=True):
+            own = published[published["technique"].str.fullmatch(kind.pattern) & (published["framework"] == framework)]
+            assert (kind.gaps[framework] in cell) if own.empty else (f"`{own['model'].iloc[0]}`" in cell)
+
+
+def test_a_gap_without_a_reason_and_a_reason_without_a_gap_stop_the_book(published: pd.DataFrame) -> None:
+    ours = published["technique"].str.fullmatch("p?cqat")
+    with pytest.raises(EdgelabError, match=r"in tensorflow has no rows and no reason for that: publish that chapter"):
+        overview.coverage(published[~ours])
+    both = pd.concat([published, published[ours].assign(framework="pytorch")])
+    with pytest.raises(EdgelabError, match=r"in pytorch has rows and a reason for having none: publish that chapter"):
+        overview.coverage(both)
+
+
+def test_every_measured_technique_belongs_to_a_kind(published: pd.DataFrame) -> None:
+    """But for controls, and designs of several steps."""
+    shown = pages.comparable(published, overview.BASELINE)["technique"]
+    several = (
+        r"magnitude_pruning_0|distillation_without_teacher|linear_head|ptq_pruned_int8|qat_pruned_int8|.*_ptq_int8"
+    )
+    several += r"|structured_pruning_\w+_qat_lsq_4bit"
+    known = "|".join(f"({kind.pattern})" for kind in overview.KINDS)
+    assert sorted({name for name in shown if not re.fullmatch(f"{known}|{several}", name)}) == []
 
 
 def test_the_error_of_the_energy_is_that_of_the_check_against_boards() -> None:
@@ -146,6 +176,11 @@ def test_the_error_of_the_energy_is_that_of_the_check_against_boards() -> None:
 
     found = boards.summarise(boards.check_against_boards())["all"]
     assert f"{100 * found['estimate']:.0f} % for this estimate" in overview.energy_error()
+
+
+def mean_of(published: pd.DataFrame, source: overview.Source) -> float:
+    """The mean accuracy over all seeds that the ledger has of `source`, 0..1."""
+    return published[published[list(overview.Source._fields)].eq(list(source)).all(axis=1)]["accuracy"].mean()
 
 
 def cells_of(published: pd.DataFrame, goal: overview.Goal) -> list[str]:
@@ -156,8 +191,8 @@ def cells_of(published: pd.DataFrame, goal: overview.Goal) -> list[str]:
 @pytest.mark.parametrize("goal", overview.GOALS, ids=lambda goal: goal.text)
 def test_a_goal_is_reached_or_it_says_what_is_missing(goal: overview.Goal, published: pd.DataFrame) -> None:
     """Reckoned anew from the ledger: the worst file of several decides."""
-    _, told, verdict, onward = cells_of(published, goal)
-    rows, others = ([100 * row_of(published, s)["accuracy"] for s in given] for given in (goal.sources, goal.against))
+    _, told, _, verdict, onward = cells_of(published, goal)
+    rows, others = ([100 * mean_of(published, s) for s in given] for given in (goal.sources, goal.against))
     if not rows:
         assert verdict == "not tried" and onward == goal.onward
         return
@@ -172,15 +207,15 @@ def test_a_goal_is_missed_once_its_worst_file_falls_short(published: pd.DataFram
     goal, worse = overview.GOALS[0], published.copy()
     mine = published[list(overview.Source._fields)].eq(list(goal.sources[-1])).all(axis=1)
     worse.loc[mine, "accuracy"] = row_of(published, goal.against[-1])["accuracy"] - 0.0062
-    assert cells_of(published, goal)[2] == "reached"
-    assert cells_of(worse, goal)[2] == "missed by 0.12 points"
+    assert cells_of(published, goal)[3] == "reached"
+    assert cells_of(worse, goal)[3] == "missed by 0.12 points"
 
 
 def test_no_file_is_nearer_to_a_goal_than_the_one_that_is_shown(published: pd.DataFrame) -> None:
     photos = published[(published["data"] == "cifar10-jpeg") & (published["seed"] == 0)]
     plain, small = overview.GOALS[-2:]
-    by_name = photos[photos["model"] == "plain_cnn"]
-    assert row_of(published, plain.sources[0])["accuracy"] == by_name["accuracy"].max()
+    best = photos[photos["model"] == "plain_cnn"]["accuracy"].max()
+    assert mean_of(published, plain.sources[0]) > best - 0.004, "another network is clearly nearer"
     few_bits = photos["technique"].str.contains("int8|bit|pqat|cqat")
     fits = photos[few_bits & (photos["bytes"] <= 100_000) & (photos["macs"] < 12.55e6)]
     assert row_of(published, small.sources[0])["accuracy"] == fits["accuracy"].max()

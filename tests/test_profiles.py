@@ -59,6 +59,7 @@ def test_the_recipes_behind_the_published_checkpoints() -> None:
         profile = profiles.get(name)
         assert profile.data == "cifar10"
         assert dict(profile.recipes) == {"plain_cnn": plain, "resnet8": resnet8, "ds_cnn": ds_cnn}
+        assert dict(profile.others) == {"resnet20": Recipe(epochs=20, peak_rate=0.2, weight_decay=5e-4, crop=2)}
         assert dict(profile.fine_tuning) == {
             "plain_cnn": dataclasses.replace(plain, epochs=4, peak_rate=0.02),
             "resnet8": dataclasses.replace(resnet8, epochs=4, peak_rate=0.1),
@@ -93,7 +94,8 @@ def test_ci_is_small_and_never_mirrors_digits() -> None:
     """A mirrored 2 is no 2."""
     profile = profiles.get("ci")
     assert profile.data == "digits"
-    recipes = (*profile.recipes.values(), *profile.fine_tuning.values(), *profile.retraining.values())
+    groups = (profile.recipes, profile.fine_tuning, profile.retraining, profile.others)
+    recipes = [recipe for group in groups for recipe in group.values()]
     assert all(recipe.epochs <= 4 and not recipe.flip for recipe in recipes)
 
 
@@ -115,5 +117,5 @@ def test_another_seed_changes_the_seed_of_every_recipe_and_nothing_else() -> Non
     usual = profiles.get("zoo")
     other = usual.seeded(2)
     assert other.seeded(0) == usual
-    for kind in ("recipes", "fine_tuning", "retraining", "distillation"):
+    for kind in ("recipes", "fine_tuning", "retraining", "distillation", "others"):
         assert {recipe.seed for recipe in getattr(other, kind).values()} == {2}

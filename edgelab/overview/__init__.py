@@ -6,6 +6,7 @@ hold of them: where a new measurement takes that away, the book is not built.
 
 from edgelab.overview._advice import ADVICE, Advice, advice
 from edgelab.overview._claims import CLAIMS, Claim, claims
+from edgelab.overview._coverage import KINDS, Kind, coverage
 from edgelab.overview._goals import GOALS, Goal, goals
 from edgelab.overview._rows import BASELINE, Source
 from edgelab.overview._tables import energy_error, fronts, repeats, techniques
@@ -15,12 +16,15 @@ __all__ = [
     "BASELINE",
     "CLAIMS",
     "GOALS",
+    "KINDS",
     "Advice",
     "Claim",
     "Goal",
+    "Kind",
     "Source",
     "advice",
     "claims",
+    "coverage",
     "energy_error",
     "fronts",
     "goals",

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgelab.errors import EdgelabError
+from edgelab.micro.targets import BOARDS
 from edgelab.overview._rows import (
     BASELINE,
+    BUDGET,
     CLUSTERING,
     COMBINING,
     DISTILLATION,
@@ -44,6 +46,11 @@ def _times(a: Row, b: Row, column: str) -> float:
     return a[column] / b[column]
 
 
+def _zeros(row: Row) -> float:
+    """The share of weights that are zero, 0..1."""
+    return 1 - row["nonzero"] / row["parameters"]
+
+
 def _overlap(a: Row, b: Row) -> bool:
     return max(a["accuracy_low"], b["accuracy_low"]) <= min(a["accuracy_high"], b["accuracy_high"])
 
@@ -77,7 +84,7 @@ ADVICE = (
         lambda dense, int8: _overlap(dense, int8) and int8["bytes"] < 0.35 * dense["bytes"],
     ),
     Advice(
-        "It must run faster on a processor without int8 instructions.",
+        "It must run faster, on any processor.",
         (
             keras(PRUNING, "plain_cnn", "baseline"),
             keras(PRUNING, "plain_cnn", "structured_pruning_2x"),
@@ -103,19 +110,33 @@ ADVICE = (
     ),
     Advice(
         "It must fit a microcontroller.",
-        (keras(PTQ, "resnet8", "baseline"), keras(PTQ, "resnet8", "ptq_int8"), keras(PTQ, "ds_cnn", "ptq_int8")),
-        lambda dense, int8, other: (
-            f"Quantize to int8: `resnet8` then has a file of {int8['bytes']:,} bytes and {int8['ram_bytes']:,.0f} "
-            f"bytes of activations, instead of {dense['bytes']:,} and {dense['ram_bytes']:,.0f}. Zeros save neither; "
-            "fewer channels save both. The runtime comes on top: `edgelab micro FILE` counts it, and says which of "
-            "fourteen boards the file fits ([Deployment](../notebooks/08_deployment.ipynb)). `ds_cnn` has as many "
-            f"activations ({other['ram_bytes']:,.0f} bytes), {percent(other)} instead of {percent(int8)}, and a larger "
-            "file."
+        (
+            keras(PTQ, "resnet8", "baseline"),
+            keras(PTQ, "resnet8", "ptq_int8"),
+            keras(PTQ, "ds_cnn", "ptq_int8"),
+            keras(BUDGET, "resnet8", "ptq_int8"),
+            keras(BUDGET, "resnet8", "magnitude_pruning_80_ptq_int8"),
+            keras(BUDGET, "plain_cnn", "ptq_int8"),
+            keras(BUDGET, "plain_cnn", "structured_pruning_2x_ptq_int8"),
         ),
-        lambda dense, int8, other: (
+        lambda dense, int8, other, before, zeros, wide, narrow: (
+            f"Quantize to int8: `resnet8` then has a file of {int8['bytes']:,} bytes and {int8['ram_bytes']:,.0f} "
+            f"bytes of activations, instead of {dense['bytes']:,} and {dense['ram_bytes']:,.0f}. Zeros save neither: "
+            f"with {_zeros(zeros):.0%} of its weights at zero it is a file of "
+            f"{zeros['bytes']:,} bytes ({before['bytes']:,} in the same run). Fewer channels save both: `plain_cnn` "
+            f"with half of the MACs has {narrow['bytes']:,} bytes and {narrow['ram_bytes']:,.0f} of activations, "
+            f"instead of {wide['bytes']:,} and {wide['ram_bytes']:,.0f}. The runtime comes on top: `edgelab micro "
+            f"FILE` counts it, and says which of {len(BOARDS)} boards the file fits "
+            "([Deployment](../notebooks/08_deployment.ipynb)). `ds_cnn` has as many activations "
+            f"({other['ram_bytes']:,.0f} bytes), {percent(other)} instead of {percent(int8)}, and a larger file."
+        ),
+        lambda dense, int8, other, before, zeros, wide, narrow: (
             int8["ram_bytes"] * 4 == dense["ram_bytes"]
             and other["bytes"] > int8["bytes"]
             and other["ram_bytes"] == int8["ram_bytes"]
+            and zeros["bytes"] > 0.99 * before["bytes"]
+            and narrow["bytes"] < 0.6 * wide["bytes"]
+            and narrow["ram_bytes"] < 0.8 * wide["ram_bytes"]
         ),
     ),
     Advice(
@@ -203,16 +224,29 @@ ADVICE = (
             torch(COMBINING, "resnet8", "qat_int8_distillation_t1_alpha0_5"),
         ),
         lambda alone, taught, aware, hot, cool: (
-            f"Where there is much left to learn. After four epochs from nothing `resnet8` had {percent(alone)} by "
-            f"itself and {percent(taught)} under three teachers. In the quantization-aware training of a network that "
-            f"was trained already, {percent(aware)} without a teacher, one at temperature 4 cost accuracy "
-            f"({percent(hot)}), and at temperature 1 with half of the weight it made no difference ({percent(cool)})."
+            f"Where there is much left to learn. After a short training from nothing `resnet8` had {percent(alone)} "
+            f"by itself and {percent(taught)} under three teachers. In the quantization-aware training of a network "
+            f"that was trained already, {percent(aware)} without a teacher, one at temperature 4 gave {percent(hot)} "
+            "(against float32 a loss, by the test for pairs of [chapter 7](../notebooks/07_combining.ipynb)), and one "
+            f"at temperature 1 with half of the weight {percent(cool)}, which is no difference."
         ),
         lambda alone, taught, aware, hot, cool: (
             taught["accuracy_low"] > alone["accuracy_high"]
             and hot["accuracy"] < aware["accuracy"]
             and _overlap(aware, cool)
         ),
+    ),
+    Advice(
+        "In which order?",
+        (keras(COMBINING, "plain_cnn", "qat_pruned_int8"), keras(COMBINING, "plain_cnn", "pqat")),
+        lambda usual, keeping: (
+            "Choose an architecture; remove channels if it is too slow, single weights if the download is too large; "
+            "train on; quantize last. A step that comes late must not undo an earlier one: training in int8 left "
+            f"{_zeros(usual):.0%} of a half-pruned `plain_cnn`'s weights at zero ({percent(usual)}), and "
+            f"{_zeros(keeping):.0%} where it was told to keep them ({percent(keeping)}). "
+            "[Combining](../notebooks/07_combining.ipynb) shows how to check that in the file."
+        ),
+        lambda usual, keeping: _zeros(keeping) > 0.49 > _zeros(usual) and _overlap(usual, keeping),
     ),
 )
 

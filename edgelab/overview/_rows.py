@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 BASELINE, PRUNING, PTQ = "01_baseline", "02_pruning", "03_post_training_quantization"
 QAT, DISTILLATION, COMBINING = "04_quantization_aware_training", "05_distillation", "07_combining"
-IMAGENET, SWEEP, CLUSTERING = "13_imagenet", "15_sweep", "17_clustering"
+OWN_DATA, IMAGENET, BUDGET, SWEEP = "10_own_data", "13_imagenet", "14_device_budget", "15_sweep"
+SEEDS, CLUSTERING, LARGE = "16_seeds", "17_clustering", "18_large_then_cut"
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
@@ -47,6 +48,22 @@ def by_source(frame: pd.DataFrame) -> dict[Source, dict[str, Any]]:
     for row in records:
         row["number"] = numbers[tuple(row[name] for name in IDENTITY)]
         known[Source(*(row[name] for name in Source._fields))] = row
+    return known
+
+
+def every_source(frame: pd.DataFrame) -> dict[Source, dict[str, Any]]:
+    """As `by_source`, and before these the rows of seed 0 measured on other data, which have no number."""
+    first: list[Any] = frame[frame["seed"] == 0].to_dict("records")
+    return {Source(*(row[name] for name in Source._fields)): row for row in first} | by_source(frame)
+
+
+def over_seeds(frame: pd.DataFrame) -> dict[Source, dict[str, Any]]:
+    """As `by_source`, with the mean accuracy over the `seeds` that there are in place of that of seed 0."""
+    known = by_source(frame)
+    own = comparable(frame, BASELINE).groupby(list(Source._fields))["accuracy"].agg(["mean", "size"])
+    for names, average, seeds in own.itertuples(name=None):
+        source = Source(*names)
+        known[source] = {**known[source], "accuracy": average, "seeds": seeds}
     return known
 
 

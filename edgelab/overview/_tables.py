@@ -108,22 +108,37 @@ def fronts(frame: pd.DataFrame | None) -> str:
 
 
 def repeats(frame: pd.DataFrame | None) -> str:
-    """What was trained with several seeds: mean, interval and paired difference, as an HTML table for each network."""
+    """What was trained with several seeds: mean, interval and paired difference, as an HTML table for each network.
+
+    Bytes and MACs are those of seed 0.
+    """
     if frame is None or (found := seeds.repeated(comparable(frame, BASELINE))).empty:
         return NOTHING
-    heads = ("Technique", "Framework", "Seeds", "Mean, %", "Against the reference, points", "Clear?")
-    parts = []
+    heads = (
+        *("Technique", "Framework", "Seeds", "Mean, %", "Against the reference, points", "Clear?"),
+        *("Bytes", "Gzipped", "MACs, M", "Energy, uJ"),
+    )
+    known, parts = by_source(frame), []
     for model, own in found.groupby("model"):
-        table = html_table(heads, (_repeated(row) for row in own.to_dict("records")))
-        parts += [f"### {model}", raw_html(f'<div class="edgelab-scroll">{table}</div>')]
+        lines = [
+            _repeated(row, known[Source(*(row[name] for name in Source._fields))]) for row in own.to_dict("records")
+        ]
+        frame_of = f'class="edgelab-scroll edgelab-wide" tabindex="0" role="region" aria-label="{model}, several seeds"'
+        parts += [f"### {model}", raw_html(f"<div {frame_of}>{html_table(heads, lines)}</div>")]
     return "\n\n".join(parts)
 
 
-def _repeated(row: Mapping[Any, Any]) -> str:
+def _repeated(row: Mapping[Any, Any], first: Row) -> str:
     mean = f"{row['accuracy']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
     gain = f"{row['points']:+.2f} ({row['points_low']:+.2f} to {row['points_high']:+.2f})"
     compared = ["", ""] if row["clear"] is None else [gain, "yes" if row["clear"] else "no"]
-    numbers = [f"{row['seeds']}", mean, *compared]
+    costs = [
+        f"{first['bytes']:,}",
+        f"{first['gzip_bytes']:,}",
+        f"{first['macs'] / 1e6:.2f}",
+        f"{first['energy_uj']:,.0f}",
+    ]
+    numbers = [f"{row['seeds']}", mean, *compared, *costs]
     name = f'<th scope="row" class="name">{escape(row["technique"])}</th><td>{FRAMEWORKS[row["framework"]]}</td>'
     return f"<tr>{name}{''.join(f'<td class=number>{number}</td>' for number in numbers)}</tr>"
 
