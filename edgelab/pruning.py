@@ -7,7 +7,7 @@ Han et al. 2015, arXiv:1506.02626; the gradual schedule after Zhu and Gupta 2017
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,9 +61,14 @@ class TwoOfFour:
 
 @dataclass(frozen=True)
 class Channels:
-    """Whole channels are removed until the MACs have fallen by the factor `speed_up`, then the rest is trained on."""
+    """Whole channels are removed until the MACs have fallen by the factor `speed_up`, then the rest is trained on.
+
+    `fresh`: the narrow network starts from new weights instead of those that are left, the control of Liu et al. 2019
+    (arXiv:1810.05270).
+    """
 
     speed_up: float
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an impossible factor at once."""
@@ -72,7 +77,7 @@ class Channels:
     @property
     def technique(self) -> str:
         """The name in the ledger, such as structured_pruning_2x."""
-        return f"structured_pruning_{_number(self.speed_up)}x"
+        return f"structured_pruning_{_number(self.speed_up)}x{'_fresh' * self.fresh}"
 
 
 Plan = Magnitude | TwoOfFour | Channels
@@ -97,6 +102,17 @@ def check_finite(arrays: Arrays) -> None:
     for name, array in arrays.items():
         if wrong := int((~np.isfinite(array)).sum()):
             raise EdgelabError(f"{wrong} of {array.size} values in {name!r} are NaN or infinite: train the model again")
+
+
+def check_spared(weights: Iterable[tuple[str, str, Sequence[int]]]) -> None:
+    """Raise EdgelabError, naming the layer, where one of the `weights` that would not be pruned is no row of values.
+
+    Each is given as its layer's name and kind, and its shape. Dimensions of 1 count for nothing.
+    """
+    for name, kind, shape in weights:
+        if sum(size > 1 for size in shape) > 1:
+            only = "only convolutions and fully connected layers"
+            raise EdgelabError(f"{kind} {name!r} cannot be pruned, {only}: replace it or leave it out")
 
 
 def check_request(layers: Sequence[str], sparsity: Sparsity) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tf_keras as keras
-from support import eagerly
+from support import eagerly, same
 
 from edgelab import artifact, combining, data, inside, profiles, zoo
 from edgelab.combining import Clustering, Preserving
@@ -53,7 +53,8 @@ def small(sparsity: float = 0.0, values: int = 0) -> keras.Model:
     keras.utils.set_random_seed(0)
     image = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(16, 3, 4, activation="relu", name="conv")(image)
-    model = keras.Model(image, keras.layers.Dense(10, name="fc")(keras.layers.Flatten()(x)))
+    flat = keras.layers.Flatten(name="flatten")(x)
+    model = keras.Model(image, keras.layers.Dense(10, name="fc")(flat))
     for layer in (model.get_layer("conv"), model.get_layer("fc")) if values else ():
         kernel = layer.kernel.numpy()
         edges = np.quantile(kernel, np.linspace(0, 1, values + 1)[1:-1])
@@ -117,6 +118,51 @@ def test_a_plan_keeps_in_training_what_it_says(plan: Preserving, few: data.Datas
     images = few.test.images[:50]
     assert np.array_equal(train.logits(kept, images), train.logits(prepared, images))
     check_file(kept, plan, images, tmp_path / "x.tflite", 2)
+
+
+@pytest.mark.parametrize(
+    ("plan", "given"),
+    [
+        (Clustering(8), (0.5, 0)),
+        (Preserving(zeros=True), (0.5, 0)),
+        (Preserving(zeros=True, clusters=True), (0.5, 8)),
+    ],
+    ids=lambda value: getattr(value, "technique", ""),
+)
+def test_training_resumes(
+    plan: Clustering | Preserving,
+    given: tuple[float, int],
+    start: zoo.Checkpoint,
+    few: data.Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Interrupted after the first of two epochs, the second call trains one more and gives what one run gives."""
+    monkeypatch.setattr(keras_pruning, "restore", lambda _: small(*given))
+    ways = {Clustering: keras_combining.load_or_cluster, Preserving: keras_combining.load_or_quantize}
+    begun, interrupts, begin = [], iter([1]), train._Training.on_epoch_begin
+
+    def watched(self: object, epoch: int, logs: dict | None = None) -> None:
+        if epoch and next(interrupts, None):
+            raise KeyboardInterrupt
+        begun.append(epoch)
+        begin(self, epoch, logs)
+
+    def made() -> zoo.Checkpoint:
+        begun.clear()
+        with eagerly():
+            return ways[type(plan)](start, plan, few, replace(RECIPE, epochs=2))
+
+    monkeypatch.setattr(train._Training, "on_epoch_begin", watched)
+    with pytest.raises(KeyboardInterrupt):
+        made()
+    parts = made()
+    assert begun == [1] and len(parts.history) == 2
+    monkeypatch.setenv("EDGELAB_CACHE", str(tmp_path / "another"))
+    whole = made()
+    assert begun == [0, 1]
+    assert same(parts.arrays, whole.arrays)
+    assert [row["loss"] for row in parts.history] == [row["loss"] for row in whole.history]
 
 
 def test_quantization_aware_training_as_usual_loses_the_zeros(few: data.Dataset) -> None:

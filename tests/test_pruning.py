@@ -127,6 +127,7 @@ def test_plans_are_called_what_the_ledger_calls_them() -> None:
         TwoOfFour(): "magnitude_pruning_2_4",
         Channels(2): "structured_pruning_2x",
         Channels(1.5): "structured_pruning_1_5x",
+        Channels(3, fresh=True): "structured_pruning_3x_fresh",
     }
     assert {plan: plan.technique for plan in plans} == plans
     assert all(TECHNIQUE.fullmatch(name) for name in plans.values())

@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgelab.errors import EdgelabError
 from edgelab.pytorch import models
 
-PARAMETERS = {"plain_cnn": 620_362, "resnet8": 77_946, "ds_cnn": 95_946}
-MACS = {"plain_cnn": 10_848_768, "resnet8": 12_501_632}
+PARAMETERS = {"plain_cnn": 620_362, "resnet8": 77_946, "ds_cnn": 95_946, "resnet20": 272_378}
+MACS = {"plain_cnn": 10_848_768, "resnet8": 12_501_632, "resnet20": 40_813_184}
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_and_macs(name: str) -> None:
     """The published sizes; ds_cnn stays within its limits."""
     network = models.build(name)
@@ -42,6 +42,20 @@ def test_seed_decides_the_weights_and_nothing_else() -> None:
     assert torch.rand(1) == expected
     assert same(first, models.to_arrays(models.build("resnet8", seed=1)))
     assert not same(first, models.to_arrays(models.build("resnet8", seed=2)))
+
+
+def test_redrawn_keeps_the_widths_and_nothing_that_was_learnt() -> None:
+    network = models.build("resnet8", seed=1)
+    arrays = models.to_arrays(network)
+    arrays["stem.bn.running_var"] += 3
+    arrays["stem.bn.weight"] += 1
+    fresh = models.to_arrays(models.redrawn(models.from_arrays(network, arrays), 2))
+    assert same(fresh, models.to_arrays(models.redrawn(network, 2)))
+    assert {name: array.shape for name, array in fresh.items()} == {name: a.shape for name, a in arrays.items()}
+    assert (fresh["stem.bn.running_var"] == 1).all() and (fresh["stem.bn.weight"] == 1).all()
+    for name in (name for name, array in arrays.items() if array.ndim > 1):
+        assert not np.array_equal(fresh[name], arrays[name])
+        assert fresh[name].std() == pytest.approx(arrays[name].std(), rel=0.15)
 
 
 @pytest.mark.parametrize("name", models.MODELS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,14 @@ import pytest
 import torch
 from support import same
 from torch import nn
+from torch.nn.utils import prune as masking
 
 from edgelab import layers, zoo
 from edgelab.data import Dataset
 from edgelab.errors import EdgelabError
 from edgelab.profiles import Recipe
 from edgelab.pruning import Channels, Magnitude, TwoOfFour, magnitude_masks
-from edgelab.pytorch import models, pruning, train
+from edgelab.pytorch import models, pruning, teachers, train
 
 RECIPE = Recipe(epochs=2, batch=16, peak_rate=0.02, crop=1)
 PLANS = (Magnitude(0.5), Magnitude(0.8, gradual=True), Magnitude(0.6, by_sensitivity=True), TwoOfFour(), Channels(2))
@@ -59,6 +61,17 @@ def test_depthwise_layers_stay_dense() -> None:
     table = layers.layer_table(pruning.prune(models.build("ds_cnn"), 0.9), (3, 32, 32))
     depthwise = [row for row in table.layers if row.kind == "depthwise convolution"]
     assert depthwise and all(row.macs == row.effective_macs for row in depthwise)
+
+
+def test_layers_of_few_weights_are_left_alone() -> None:
+    """Whatever their shapes: norms, slopes, factors a channel, depthwise convolutions; masks are no obstacle."""
+    few = [nn.BatchNorm2d(8), nn.LayerNorm((8, 4, 4)), nn.PReLU(8), nn.ConvTranspose2d(8, 8, 3, groups=8)]
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), *few, nn.Conv2d(8, 16, 3, groups=8), nn.Conv2d(16, 4, 1))
+    model.register_parameter("factors", nn.Parameter(torch.ones(4, 1, 1)))
+    masking.l1_unstructured(model[0], "weight", 0.5)
+    assert pruning.prunable(model) == ["0", "6"]
+    assert len(pruning.prunable(models.build("mobilenet_v3_small_25"))) == 43
+    assert len(pruning.prunable(teachers.BACKBONES["efficientnet_lite0"](32))) == 33
 
 
 def test_shares_by_layer() -> None:
@@ -135,6 +148,17 @@ def test_made_once_then_found(
     assert macs[0] / macs[1] == pytest.approx(getattr(plan, "speed_up", 1), rel=0.1)
 
 
+def test_a_fresh_network_has_the_shape_and_none_of_the_weights(start: zoo.Checkpoint, tiny: Dataset) -> None:
+    """As narrow as with the weights that are left, drawn from the seed of its own training."""
+    given = pruning.restore(start), Channels(2), tiny
+    left, _ = pruning._carry_out(*given, seed=3)
+    fresh, _ = pruning._carry_out(given[0], Channels(2, fresh=True), tiny, seed=3)
+    mine, theirs = models.to_arrays(fresh), models.to_arrays(left)
+    assert {k: a.shape for k, a in mine.items()} == {k: a.shape for k, a in theirs.items()}
+    assert not any(np.array_equal(mine[name], theirs[name]) for name in mine if mine[name].ndim > 1)
+    assert same(mine, models.to_arrays(models.redrawn(left, 3)))
+
+
 def quantized() -> nn.Module:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
     return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, torch.qint8)
@@ -144,6 +168,17 @@ def with_nan() -> nn.Module:
     model = models.build("resnet8")
     with torch.no_grad():
         model.fc.weight[0, :3] = torch.nan
+    return model
+
+
+def beside(name: str, layer: nn.Module) -> nn.Module:
+    """A network of a convolution, which can be pruned, and `layer`."""
+    return nn.Sequential(OrderedDict([("conv", nn.Conv2d(3, 8, 3)), (name, layer)]))
+
+
+def with_own_matrix() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.register_parameter("places", nn.Parameter(torch.ones(4, 4)))
     return model
 
 
@@ -177,8 +212,30 @@ def with_nan() -> nn.Module:
             0.5,
             r"expected a torch module to prune, got PosixPath: prune before saving a file",
         ),
+        (
+            lambda: beside("up", nn.ConvTranspose2d(8, 4, 3)),
+            0.5,
+            r"^ConvTranspose2d 'up' cannot be pruned, only convolutions and fully connected layers: replace it",
+        ),
+        (lambda: beside("gates", nn.LSTM(4, 4)), 0.5, r"^LSTM 'gates' cannot be pruned, only convolutions and fully"),
+        (lambda: beside("heads", nn.MultiheadAttention(8, 2)), 0.5, r"^MultiheadAttention 'heads' cannot be pruned"),
+        (lambda: beside("words", nn.Embedding(9, 8)), 0.5, r"^Embedding 'words' cannot be pruned, only convolutions"),
+        (with_own_matrix, 0.5, r"^Sequential 'the model itself' cannot be pruned, only convolutions"),
     ],
-    ids=["sparsity", "layer sparsity", "depthwise", "NaN", "quantized", "nothing", "file"],
+    ids=[
+        "sparsity",
+        "layer sparsity",
+        "depthwise",
+        "NaN",
+        "quantized",
+        "nothing",
+        "file",
+        "transposed",
+        "LSTM",
+        "attention",
+        "embedding",
+        "own",
+    ],
 )
 def test_what_cannot_be_pruned_is_refused_at_once(
     make: Callable[[], nn.Module], sparsity: object, line: str, monkeypatch: pytest.MonkeyPatch, tiny: Dataset

@@ -271,6 +271,25 @@ def test_what_cannot_be_quantized_is_refused_at_once(
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("images", "line"),
+    [
+        (np.zeros((1, 32, 32, 3), np.uint8), r"^ResNet8: one calibration image does not show the range of the"),
+        (np.zeros((9, 32, 32, 3), np.uint8), r"^ResNet8: one calibration image does not show the range of the"),
+        (np.zeros((0, 32, 32, 3), np.uint8), r"^expected uint8 calibration images \(n, height, width, channels\), got"),
+        (np.zeros((2, 32, 32, 3)), r"^expected uint8 calibration images \(n, height, width, channels\), got float64"),
+    ],
+    ids=["one", "alike", "none", "floats"],
+)
+def test_images_that_show_no_range_are_refused_as_for_a_file(images: np.ndarray, line: str, tmp_path: Path) -> None:
+    model = models.build("resnet8")
+    with pytest.raises(EdgelabError, match=line.replace("ResNet8", "a.onnx")):
+        artifact.save(model, tmp_path / "a.onnx", images)
+    for call in (lambda: qat.quantize(model, 4, images), lambda: qat.prepare_int8(model, images)):
+        with pytest.raises(EdgelabError, match=line):
+            call()
+
+
 def test_other_requests_that_cannot_be_met(tiny: Dataset, tmp_path: Path, start: zoo.Checkpoint) -> None:
     model, images = models.build("resnet8"), tiny.train.images[:2]
     with pytest.raises(EdgelabError, match=r"^expected a width from 2 to 8 bits, got 16"):

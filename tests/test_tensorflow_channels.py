@@ -14,7 +14,7 @@ from edgelab.pytorch import models as pytorch_models
 from edgelab.tensorflow import channels, models, train
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", [*models.MODELS, *models.OTHERS])
 def test_the_same_channels_go_as_in_pytorch(name: str) -> None:
     """Weight by weight, with flattening, residual additions and depthwise layers on the way."""
     other = pytorch_models.build(name, seed=1)

@@ -14,7 +14,7 @@ from edgelab.pytorch import models as pytorch_models
 from edgelab.pytorch import train as pytorch_train
 from edgelab.tensorflow import models, train
 
-NAMES = tuple(models.MODELS)
+NAMES = (*models.MODELS, *models.OTHERS)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,15 @@ def test_seed_decides_the_weights(name: str) -> None:
     for key, array in pytorch_models.to_arrays(pytorch_models.build(name)).items():
         if array.ndim > 1:
             assert arrays[key].std() == pytest.approx(array.std(), rel=0.15)
+
+
+def test_redrawn_keeps_the_widths_and_nothing_that_was_learnt() -> None:
+    network = models.build("resnet8", seed=1)
+    arrays = models.to_arrays(network)
+    arrays["stem.bn.running_var"] = arrays["stem.bn.running_var"] + 3
+    fresh = models.to_arrays(models.redrawn(models.from_arrays(network, arrays), 2))
+    assert same(fresh, models.to_arrays(models.build("resnet8", seed=2)))
+    assert same(models.to_arrays(network), arrays)
 
 
 def test_classes_and_input() -> None:

@@ -17,7 +17,7 @@ from edgelab import artifact, layers, measure, zoo
 from edgelab.data import Dataset
 from edgelab.errors import EdgelabError
 from edgelab.profiles import Recipe
-from edgelab.pruning import Magnitude, TwoOfFour
+from edgelab.pruning import Channels, Magnitude, TwoOfFour
 from edgelab.pytorch import models as pytorch_models
 from edgelab.pytorch import pruning as pytorch_pruning
 from edgelab.tensorflow import models, pruning, train
@@ -130,6 +130,16 @@ def test_made_once_then_found(plan: Magnitude, tiny: Dataset, monkeypatch: pytes
     assert zeros == pytest.approx(getattr(plan, "sparsity", 0.4993), abs=1e-3)
 
 
+def test_a_fresh_network_has_the_shape_and_none_of_the_weights(tiny: Dataset) -> None:
+    model = models.build("resnet8", 2, seed=1)
+    left, _ = pruning._carry_out(model, Channels(2), tiny, seed=3)
+    fresh, _ = pruning._carry_out(model, Channels(2, fresh=True), tiny, seed=3)
+    mine, theirs = models.to_arrays(fresh), models.to_arrays(left)
+    assert {k: a.shape for k, a in mine.items()} == {k: a.shape for k, a in theirs.items()}
+    assert not any(np.array_equal(mine[name], theirs[name]) for name in mine if mine[name].ndim > 1)
+    assert same(mine, models.to_arrays(models.redrawn(left, 3)))
+
+
 def test_a_pruned_file_agrees_with_the_network_and_compresses_better(tmp_path: Path, tiny: Dataset) -> None:
     model = models.build("plain_cnn", 2)
     pruned = pruning.prune(model, 0.9)
@@ -178,6 +188,21 @@ def quantized() -> keras.Model:
     return quantize_model(keras.Model(image, keras.layers.Dense(4)(image)))
 
 
+def around(layer: keras.layers.Layer, shape: tuple[int, ...] = (8, 8, 4)) -> keras.Model:
+    """A network of `layer` and a fully connected one that can be pruned."""
+    image = keras.Input(shape)
+    return keras.Model(image, keras.layers.Dense(2, name="fc")(keras.layers.Flatten()(layer(image))))
+
+
+def test_layers_of_few_weights_are_left_alone() -> None:
+    tools = keras.layers
+    depthwise, scale = tools.DepthwiseConv2D(3, depth_multiplier=2), tools.LayerNormalization(axis=(1, 2, 3))
+    for layer in (depthwise, scale, tools.PReLU(), tools.BatchNormalization(), tools.Normalization()):
+        assert pruning.prunable(around(layer)) == ["fc"], layer.name
+    mobile = keras.applications.MobileNetV3Small((32, 32, 3), 0.25, weights=None, classes=2, include_preprocessing=True)
+    assert len(pruning.prunable(mobile)) == 43
+
+
 @pytest.mark.parametrize(
     ("make", "asked", "line"),
     [
@@ -201,8 +226,41 @@ def quantized() -> keras.Model:
         (lambda: sparsity_tools.prune_low_magnitude(models.build("resnet8")), 0.5, "take them off with strip_pruning"),
         (lambda: keras.Sequential([keras.Input((4,)), keras.layers.ReLU()]), 0.5, r"nothing to prune: expected convol"),
         (lambda: Path("model.tflite"), 0.5, r"expected a tf_keras model to prune, got PosixPath: prune before saving"),
+        (
+            lambda: around(keras.Sequential([keras.layers.Conv2D(4, 3)], name="body")),
+            0.5,
+            r"^model 'body' stands inside the model: apply its layers one by one instead$",
+        ),
+        (
+            lambda: around(keras.layers.SeparableConv2D(4, 3, name="two")),
+            0.5,
+            r"^SeparableConv2D 'two' cannot be pruned, only convolutions and fully connected layers: replace it",
+        ),
+        (lambda: around(keras.layers.Conv2DTranspose(4, 3, name="up")), 0.5, r"^Conv2DTranspose 'up' cannot be pruned"),
+        (lambda: around(keras.layers.LSTM(4, name="gates"), (8, 4)), 0.5, r"^LSTM 'gates' cannot be pruned, only conv"),
+        (lambda: around(keras.layers.Conv1D(4, 3, name="line"), (8, 4)), 0.5, r"^Conv1D 'line' cannot be pruned, only"),
+        (
+            lambda: around(keras.layers.TimeDistributed(keras.layers.Dense(4), name="each"), (8, 4)),
+            0.5,
+            r"^TimeDistributed 'each' cannot be pruned",
+        ),
     ],
-    ids=["sparsity", "layer sparsity", "depthwise", "NaN", "quantized", "wrapped", "nothing", "file"],
+    ids=[
+        "sparsity",
+        "layer sparsity",
+        "depthwise",
+        "NaN",
+        "quantized",
+        "wrapped",
+        "nothing",
+        "file",
+        "nested",
+        "separable",
+        "transposed",
+        "LSTM",
+        "1-D",
+        "wrapper",
+    ],
 )
 def test_what_cannot_be_pruned_is_refused_at_once(
     make: Callable[[], keras.Model], asked: object, line: str, monkeypatch: pytest.MonkeyPatch, tiny: Dataset

@@ -36,5 +36,6 @@ def test_public_functions_and_their_arguments_are_the_same(module: str) -> None:
     assert one or module == "__init__.py"
 
 
-def test_the_blocks_of_ds_cnn_are_written_once() -> None:
-    assert [p.name for p in PACKAGE.rglob("*.py") if "\nDS_CNN_BLOCKS =" in p.read_text("utf-8")] == ["networks.py"]
+@pytest.mark.parametrize("blocks", ["DS_CNN_BLOCKS", "RESNET20_BLOCKS"])
+def test_the_blocks_of_a_network_are_written_once(blocks: str) -> None:
+    assert [p.name for p in PACKAGE.rglob("*.py") if f"\n{blocks} =" in p.read_text("utf-8")] == ["networks.py"]

@@ -9,6 +9,7 @@ from edgelab.artifact._metadata import RULES, Ending, Told, labelled
 from edgelab.artifact._metadata import read as told
 from edgelab.artifact._running import PIXELS, Artifact, ImageShape, Opened, Pixels, Port, Prepared, load
 from edgelab.artifact._saving import save
+from edgelab.artifact._sources import check_calibration
 from edgelab.artifact._to_onnx import OPSET, TORCH_INPUT
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Port",
     "Prepared",
     "Told",
+    "check_calibration",
     "check_suffix",
     "first_line",
     "framework_of",

@@ -118,15 +118,18 @@ def _check_scheme(source: Source, path: Path, scheme: str, has_images: bool, has
 
 
 def _check_calibration(source: Source, path: Path, images: np.ndarray) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-        got = f"{images.dtype} {images.shape}"
-        raise EdgelabError(f"expected uint8 calibration images (n, height, width, channels), got {got}")
+    check_calibration(images, path.name)
     if any(want not in (None, got) for want, got in zip(source.image, images.shape[1:], strict=True)):
         wanted, got = (
             "x".join("any" if n is None else str(n) for n in size) for size in (source.image, images.shape[1:])
         )
         raise EdgelabError(f"{path.name}: the model takes images of {wanted}, got calibration images of {got}")
+
+
+def check_calibration(images: np.ndarray, name: str) -> None:
+    """Raise EdgelabError, naming the model `name`, unless `images` are uint8 NHWC and two of them differ."""
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        got = f"{images.dtype} {images.shape}"
+        raise EdgelabError(f"expected uint8 calibration images (n, height, width, channels), got {got}")
     if len(images) < FEWEST or (images == images[0]).all():
-        raise EdgelabError(
-            f"{path.name}: one calibration image does not show the range of the activations: give about 100"
-        )
+        raise EdgelabError(f"{name}: one calibration image does not show the range of the activations: give about 100")

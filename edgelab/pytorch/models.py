@@ -6,6 +6,7 @@ Convolutions have no bias where BatchNorm follows; the order is always Conv -> B
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -159,6 +160,17 @@ def build(name: str, classes: int = 10, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
         model = makers[name](classes)
     return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+def redrawn(model: nn.Module, seed: int) -> nn.Module:
+    """A copy of `model`, as narrow as it is, with first weights drawn from `seed` and BatchNorm as at the start."""
+    fresh = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in fresh.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+                module.reset_parameters()
+    return fresh
 
 
 def to_arrays(model: nn.Module) -> dict[str, np.ndarray]:

@@ -31,6 +31,7 @@ from edgelab.pruning import (
     allocate,
     check_finite,
     check_request,
+    check_spared,
     magnitude_masks,
     polynomial,
     scanned,
@@ -41,28 +42,38 @@ from edgelab.pruning import scan as scan_layers
 from edgelab.pytorch import channels, models, train
 from edgelab.zoo import Checkpoint
 
+PRUNED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 FROZEN = "quantiz"  # in the module or operator names of everything PyTorch and torchao quantize with
 
 
 def _check_model(model: nn.Module) -> None:
-    """Raise EdgelabError unless `model` is a torch module with float weights that are all finite."""
+    """Raise EdgelabError unless `model` is a torch module of layers that can be pruned or spared, weights finite."""
     if not isinstance(model, nn.Module):
         raise EdgelabError(f"expected a torch module to prune, got {type(model).__name__}: prune before saving a file")
     operators = (str(node.target) for node in getattr(getattr(model, "graph", None), "nodes", ()))
     kinds = (type(module).__module__ for module in model.modules())
     if any(FROZEN in name for name in (*kinds, *operators)):
         raise EdgelabError("the model is quantized already: prune the float model first, then quantize it")
+    check_spared(
+        (name or "the model itself", type(module).__name__, weight.shape)
+        for name, module in model.named_modules()
+        if not (_is_pruned(module) or _is_depthwise(module) or isinstance(module, nn.LayerNorm))
+        for weight in module.parameters(recurse=False)
+    )
     check_finite(models.to_arrays(model))
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return 1 < getattr(module, "groups", 1) == getattr(module, "in_channels", 0)
+
+
+def _is_pruned(module: nn.Module) -> bool:
+    return isinstance(module, PRUNED) and not _is_depthwise(module)
 
 
 def _layers(model: nn.Module) -> dict[str, Any]:
     """The layers that can be pruned, by name."""
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, kinds) and not 1 < getattr(module, "groups", 1) == getattr(module, "in_channels", 0)
-    }
+    return {name: module for name, module in model.named_modules() if _is_pruned(module)}
 
 
 def _weights(model: nn.Module) -> dict[str, np.ndarray]:
@@ -72,7 +83,8 @@ def _weights(model: nn.Module) -> dict[str, np.ndarray]:
 def prunable(model: nn.Module) -> list[str]:
     """The names of the layers that can be pruned: convolutions but no depthwise ones, and fully connected layers.
 
-    Raises EdgelabError where there is none, a weight is NaN or infinite, or the model is quantized.
+    Raises EdgelabError where there is none, a weight is NaN or infinite, the model is quantized, or another layer has
+    weights to prune, such as an LSTM: only rows of values and depthwise kernels are spared.
     """
     _check_model(model)
     names = list(_layers(model))
@@ -203,17 +215,18 @@ def load_or_prune(start: Checkpoint, plan: Plan, dataset: Dataset, recipe: Recip
 
     def make(state_path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
         network = restore(start)
-        pruned, targets = _carry_out(network, plan, dataset)
+        pruned, targets = _carry_out(network, plan, dataset, recipe.seed)
         history = fine_tune(pruned, dataset, recipe, targets, state_path)
         return models.to_arrays(pruned), history
 
     return zoo.load_or_make(start, plan.technique, "pytorch", dataset, recipe, make, kept=kept)
 
 
-def _carry_out(model: nn.Module, plan: Plan, dataset: Dataset) -> tuple[nn.Module, dict[str, float] | None]:
+def _carry_out(model: nn.Module, plan: Plan, dataset: Dataset, seed: int) -> tuple[nn.Module, dict[str, float] | None]:
     """The network to train on, and the sparsities it is to reach in that training where that is not done at once."""
     if isinstance(plan, Channels):
-        return channels.remove_channels(model, plan.speed_up), None
+        narrow = channels.remove_channels(model, plan.speed_up)
+        return models.redrawn(narrow, seed) if plan.fresh else narrow, None
     if isinstance(plan, TwoOfFour):
         return prune_two_of_four(model), None
     weights = _weights(model)

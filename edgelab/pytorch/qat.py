@@ -27,7 +27,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
 from torch.nn import functional as F
 
 from edgelab import artifact, zoo
-from edgelab.artifact import Artifact, first_line, quiet
+from edgelab.artifact import Artifact, check_calibration, first_line, quiet
 from edgelab.data import Dataset
 from edgelab.errors import EdgelabError
 from edgelab.files import atomic_path
@@ -183,12 +183,14 @@ def quantize(model: nn.Module, bits: int, images: np.ndarray, steps: str = "mse"
     Not trained: `fine_tune` does that. Each layer has one step for all its weights and one for its inputs. The first
     steps are those with the least squared error (`mse`), or those that clip nothing (`min_max`), on the weights and on
     what the layers read when shown `images`, uint8 NHWC of the training split.
-    Raises EdgelabError for impossible bits, an unsupported layer, NaN weights or a model that is quantized.
+    Raises EdgelabError for impossible bits, an unsupported layer, NaN weights, a model that is quantized, or images
+    of which there are not two that differ.
     """
     check_bits(bits)
     if steps not in STEPS:
         raise EdgelabError(f"expected steps one of {', '.join(STEPS)}, got {steps!r}")
     _check_model(model)
+    check_calibration(images, type(model).__name__)
     new = copy.deepcopy(model).eval()
     read = _inputs(new, images)
     ends = (next(iter(read)), next(reversed(read)))
@@ -212,6 +214,12 @@ def prepare_int8(model: nn.Module, images: np.ndarray) -> nn.Module:
     Raises EdgelabError where `quantize` does, and where the network cannot be traced.
     """
     _check_model(model)
+    check_calibration(images, type(model).__name__)
+    return _prepared(model, images)
+
+
+def _prepared(model: nn.Module, images: np.ndarray) -> nn.Module:
+    """As `prepare_int8`, with any images: the ranges are to be replaced where a checkpoint is restored."""
     inputs = train.to_input(torch.tensor(images))
     try:
         with quiet():
@@ -325,7 +333,7 @@ def restore(checkpoint: Checkpoint) -> nn.Module:
     if not technique.startswith((Int8().technique, "pqat")):
         raise EdgelabError(f"{checkpoint.key} holds no quantization-aware network but {technique}")
     channels, *size = artifact.TORCH_INPUT
-    prepared = prepare_int8(network, np.zeros((1, *size, channels), np.uint8))
+    prepared = _prepared(network, np.zeros((1, *size, channels), np.uint8))
     check_fit(models.to_arrays(prepared), checkpoint.arrays)
     prepared.load_state_dict({name: torch.tensor(array) for name, array in checkpoint.arrays.items()}, strict=False)
     return prepared

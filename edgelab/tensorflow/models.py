@@ -101,6 +101,11 @@ def build(name: str, classes: int = 10, seed: int = 0) -> keras.Model:
     return _drawn(keras.Model(image, makers[name](image, classes), name=name), seed)
 
 
+def redrawn(model: keras.Model, seed: int) -> keras.Model:
+    """A copy of `model`, as narrow as it is, with first weights drawn from `seed` and BatchNorm as at the start."""
+    return _drawn(keras.models.clone_model(model), seed)
+
+
 def _drawn(model: keras.Model, seed: int) -> keras.Model:
     """`model` with new weights in its layers, drawn from `seed` as PyTorch draws them."""
     rng = np.random.default_rng(seed)

@@ -28,6 +28,7 @@ from edgelab.pruning import (
     allocate,
     check_finite,
     check_request,
+    check_spared,
     magnitude_masks,
     scanned,
     shares,
@@ -37,9 +38,18 @@ from edgelab.pruning import scan as scan_layers
 from edgelab.tensorflow import channels, models, train
 from edgelab.zoo import Checkpoint
 
+PRUNED = (keras.layers.Conv2D, keras.layers.Dense)
+UNLIKE = (keras.layers.DepthwiseConv2D, keras.layers.Conv2DTranspose)  # of which some are made from Conv2D
+SPARED = (
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.LayerNormalization,
+    keras.layers.PReLU,
+)
+
 
 def _check_model(model: keras.Model) -> None:
-    """Raise EdgelabError unless `model` is a tf_keras model with float weights that are all finite."""
+    """Raise EdgelabError unless `model` is a tf_keras model of layers that can be pruned or spared, weights finite."""
     if not isinstance(model, keras.Model):
         got = type(model).__name__
         raise EdgelabError(f"expected a tf_keras model to prune, got {got}: prune before saving a file")
@@ -48,14 +58,25 @@ def _check_model(model: keras.Model) -> None:
         raise EdgelabError("the model is quantized already: prune the float model first, then quantize it")
     if "PruneLowMagnitude" in kinds:
         raise EdgelabError("the model has pruning wrappers already: take them off with strip_pruning first")
+    _check_flat(model)
+    others = [layer for layer in model.layers if not (_is_pruned(layer) or isinstance(layer, SPARED))]
+    check_spared((layer.name, type(layer).__name__, weight.shape) for layer in others for weight in layer.weights)
     check_finite(models.to_arrays(model))
+
+
+def _check_flat(model: keras.Model) -> None:
+    """Raise EdgelabError where a layer of `model` is a model itself: what stands in it would go unseen."""
+    if inner := next((layer for layer in model.layers if isinstance(layer, keras.Model)), None):
+        raise EdgelabError(f"model {inner.name!r} stands inside the model: apply its layers one by one instead")
+
+
+def _is_pruned(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, PRUNED) and not isinstance(layer, UNLIKE)
 
 
 def _layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     """The layers that can be pruned, by name."""
-    kinds, spared = (keras.layers.Conv2D, keras.layers.Dense), keras.layers.DepthwiseConv2D
-    found = [layer for layer in model.layers if isinstance(layer, kinds) and not isinstance(layer, spared)]
-    return {layer.name.replace("/", "."): layer for layer in found}
+    return {layer.name.replace("/", "."): layer for layer in model.layers if _is_pruned(layer)}
 
 
 def _weights(model: keras.Model) -> dict[str, np.ndarray]:
@@ -80,7 +101,8 @@ def _copy(model: keras.Model) -> keras.Model:
 def prunable(model: keras.Model) -> list[str]:
     """The names of the layers that can be pruned: convolutions but no depthwise ones, and fully connected layers.
 
-    Raises EdgelabError where there is none, a weight is NaN or infinite, or the model is quantized.
+    Raises EdgelabError where there is none, a weight is NaN or infinite, the model is quantized, a model stands inside
+    it, or another layer has weights to prune, such as an LSTM: only rows of values and depthwise kernels are spared.
     """
     _check_model(model)
     names = list(_layers(model))
@@ -205,17 +227,20 @@ def load_or_prune(start: Checkpoint, plan: Plan, dataset: Dataset, recipe: Recip
 
     def make(state_path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
         network = restore(start)
-        pruned, targets = _carry_out(network, plan, dataset)
+        pruned, targets = _carry_out(network, plan, dataset, recipe.seed)
         history = fine_tune(pruned, dataset, recipe, targets, state_path)
         return models.to_arrays(pruned), history
 
     return zoo.load_or_make(start, plan.technique, "tensorflow", dataset, recipe, make, kept=kept)
 
 
-def _carry_out(model: keras.Model, plan: Plan, dataset: Dataset) -> tuple[keras.Model, dict[str, float] | None]:
+def _carry_out(
+    model: keras.Model, plan: Plan, dataset: Dataset, seed: int
+) -> tuple[keras.Model, dict[str, float] | None]:
     """The network to train on, and the sparsities it is to reach in that training where that is not done at once."""
     if isinstance(plan, Channels):
-        return channels.remove_channels(model, plan.speed_up), None
+        narrow = channels.remove_channels(model, plan.speed_up)
+        return models.redrawn(narrow, seed) if plan.fresh else narrow, None
     if isinstance(plan, TwoOfFour):
         return prune_two_of_four(model), None
     weights = _weights(model)

@@ -30,8 +30,7 @@ def check_model(model: keras.Model) -> None:
         raise EdgelabError(f"expected a tf_keras model to quantize, got {got}: start from the network")
     if any(type(layer).__name__.startswith("Quantize") for layer in model.layers):
         raise EdgelabError("the model is quantized already: start from the float model")
-    if inner := next((layer for layer in model.layers if isinstance(layer, keras.Model)), None):
-        raise EdgelabError(f"model {inner.name!r} stands inside the model: apply its layers one by one instead")
+    pruning._check_flat(model)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             _check_order(layer)
