@@ -14,6 +14,7 @@ from edgelab.overview._rows import (
     CLUSTERING,
     COMBINING,
     DISTILLATION,
+    LARGE,
     PRUNING,
     PTQ,
     QAT,
@@ -75,7 +76,23 @@ ADVICE = (
         ),
     ),
     Advice(
-        "What do I try first?",
+        "How do I gain accuracy at no cost where the network runs?",
+        tuple(
+            keras(LARGE, "plain_cnn", name)
+            for name in ("baseline", "longer_training", "distillation_from_start_t4_alpha0_9")
+        ),
+        lambda usual, longer, taught: (
+            f"Train longer, before anything clever: after more than twice the epochs `plain_cnn` has {percent(longer)} "
+            f"instead of {percent(usual)}. As many epochs as usual, but under a teacher, gave {percent(taught)}."
+        ),
+        lambda usual, longer, taught: (
+            longer["accuracy_low"] > usual["accuracy_high"]
+            and longer["accuracy"] > taught["accuracy"] > usual["accuracy"]
+            and longer["bytes"] == usual["bytes"]
+        ),
+    ),
+    Advice(
+        "What do I try first to make it smaller?",
         (keras(PTQ, "resnet8", "baseline"), keras(PTQ, "resnet8", "ptq_int8")),
         lambda dense, int8: (
             f"Post-training quantization to int8: no training, {_times(dense, int8, 'bytes'):.1f} times fewer bytes, "
