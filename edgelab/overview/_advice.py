@@ -14,10 +14,12 @@ from edgelab.overview._rows import (
     CLUSTERING,
     COMBINING,
     DISTILLATION,
+    ENERGY,
     LARGE,
     PRUNING,
     PTQ,
     QAT,
+    SLOWER,
     Row,
     Source,
     by_source,
@@ -99,6 +101,23 @@ ADVICE = (
             f"{_times(dense, int8, 'ram_bytes'):.0f} times less RAM, and {percent(int8)} instead of {percent(dense)}."
         ),
         lambda dense, int8: _overlap(dense, int8) and int8["bytes"] < 0.35 * dense["bytes"],
+    ),
+    Advice(
+        "Does int8 make it faster?",
+        tuple(keras(chapter, "resnet8", name) for chapter in (SLOWER, ENERGY) for name in ("baseline", "ptq_int8")),
+        lambda dense, int8, other_dense, other_int8: (
+            "Ask the processor. In LiteRT the int8 file of `resnet8` took "
+            f"{_times(int8, dense, 'latency_ms'):.2f} times as long as the float32 one ({int8['latency_on']}), and in "
+            "another chapter's run "
+            f"{_times(other_int8, other_dense, 'latency_ms'):.2f} times ({other_int8['latency_on']}), where VNNI "
+            f"multiplies bytes. {percent(int8)} and {percent(other_int8)}: it is the same network. "
+            "([Chapter 12](../notebooks/12_slower.ipynb) takes the times apart.)"
+        ),
+        lambda dense, int8, other_dense, other_int8: (
+            _times(int8, dense, "latency_ms") > 1 > 1.2 * _times(other_int8, other_dense, "latency_ms")
+            and "no VNNI" in dense["latency_on"]
+            and "vnni" in other_dense["latency_on"]
+        ),
     ),
     Advice(
         "It must run faster, on any processor.",
