@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -375,7 +376,8 @@ def test_what_noting_costs_is_taken_off_and_an_unknown_graph_is_no_obstacle(tmp_
     note = {"name": "a_kernel_time", "args": {"op_name": "QLinearConv", "output_type_shape": [{"uint8": [1, 4, 8]}]}}
 
     class Session:
-        optimised, shape = tmp_path / "none.onnx", (3, 32, 32)
+        path = optimised = tmp_path / "none.onnx"
+        shape = (3, 32, 32)
 
         def events(self) -> list:
             return [ort._Event([{**note, "dur": us}]) for us in (7, 1)]
@@ -383,6 +385,25 @@ def test_what_noting_costs_is_taken_off_and_an_unknown_graph_is_no_obstacle(tmp_
     first, second = ort._operators(Session(), 0.002)
     assert (first.ms, second.ms) == pytest.approx((0.005, 0.0))
     assert (first.kind, first.layer.output_shape, first.layer.macs) == ("QLinearConv", (4, 8), 0)
+
+
+def test_a_layer_filled_up_to_whole_vectors_is_told_as_the_file_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ONNX Runtime does with eight channels on a processor that works on sixteen."""
+
+    class Session:
+        path, optimised, shape = "file", "optimised", (3, 32, 32)
+
+    known = {"file": [("conv", 55), ("fc", 32)], "optimised": [("b_nchwc", 110), ("ReorderOutput", 0), ("fc", 32)]}
+
+    def table(path: str, shape: tuple) -> types.SimpleNamespace:
+        return types.SimpleNamespace(layers=[Layer(name, "any", (), (), macs=macs) for name, macs in known[path]])
+
+    monkeypatch.setattr(ort, "layer_table", table)
+    assert {name: layer.macs for name, layer in ort._layers(Session()).items()} == {
+        "b_nchwc": 55,
+        "ReorderOutput": 0,
+        "fc": 32,
+    }
 
 
 @pytest.mark.parametrize(

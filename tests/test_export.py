@@ -144,9 +144,8 @@ def test_every_name_that_an_error_lists_is_understood(monkeypatch: pytest.Monkey
     listed = r"^there is no checkpoint 'ds_cnn-pruned': expected .* or one of ds_cnn(, ds_cnn-[\w-]+)*$"
     with pytest.raises(EdgelabError, match=listed):
         export.find("ds_cnn-pruned")
-    with pytest.raises(
-        EdgelabError, match=r"one of plain_cnn-pqat-pytorch-cifar10-jpeg-seed0, .*, plain_cnn-pqat-tensorflow$"
-    ):
+    named = "plain_cnn-pqat-{}-cifar10-jpeg-seed{}".format
+    with pytest.raises(EdgelabError, match=f"one of {named('pytorch', 0)}, .*, {named('tensorflow', 2)}$"):
         export.find("plain_cnn-pqat")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,6 +69,7 @@ class _Profiled:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 4
         options.enable_profiling, options.profile_file_prefix = True, str(prefix)
+        self.path = path
         self.optimised, self.shape = prefix.with_suffix(".optimised.onnx"), inputs.shape[1:]
         options.optimized_model_filepath = str(self.optimised)
         with quiet():
@@ -86,12 +88,23 @@ class _Profiled:
         return [_Event(found) for found in notes.values()]
 
 
-def _operators(session: _Profiled, call_ms: float) -> tuple[Operator, ...]:
+def _layers(session: _Profiled) -> dict[str, Layer]:
+    """The layers of the optimised graph by name, none where they cannot be counted.
+
+    With wide vectors ONNX Runtime fills channels up to whole vectors (its layout NCHWc, with names in _nchwc): such a
+    layer is told as the file has it, which has as many layers with MACs, in the same order.
+    """
     try:
-        layers = {layer.name: layer for layer in layer_table(session.optimised, session.shape).layers}
+        left, own = (layer_table(path, session.shape).layers for path in (session.optimised, session.path))
     except EdgelabError:
-        layers = {}
-    found = []
+        return {}
+    pairs = zip((layer for layer in left if layer.macs), (layer for layer in own if layer.macs), strict=False)
+    filled = {layer.name: replace(as_is, name=layer.name) for layer, as_is in pairs if layer.name.endswith("_nchwc")}
+    return {layer.name: layer for layer in left} | filled
+
+
+def _operators(session: _Profiled, call_ms: float) -> tuple[Operator, ...]:
+    layers, found = _layers(session), []
     for event in session.events():
         shape = tuple(next(iter(event.outputs[0].values()))[1:]) if event.outputs else ()
         layer = layers.get(event.name, Layer(event.name, event.kind, (), shape))
