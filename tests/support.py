@@ -106,6 +106,12 @@ def eagerly() -> Iterator[None]:
         tf.config.run_functions_eagerly(False)
 
 
+def assert_drawn_anew(arrays: dict[str, np.ndarray], learnt: dict[str, np.ndarray]) -> None:
+    """`arrays` have the names and shapes of `learnt`, and no layer has its weights."""
+    assert {name: array.shape for name, array in arrays.items()} == {name: a.shape for name, a in learnt.items()}
+    assert not any(np.array_equal(array, learnt[name]) for name, array in arrays.items() if array.ndim > 1)
+
+
 def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
     """Whether two sets of weights are the same, bit for bit."""
     return first.keys() == second.keys() and all(first[k].tobytes() == second[k].tobytes() for k in first)

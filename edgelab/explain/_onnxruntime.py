@@ -95,12 +95,17 @@ def _layers(session: _Profiled) -> dict[str, Layer]:
     layer is told as the file has it, which has as many layers with MACs, in the same order.
     """
     try:
-        left, own = (layer_table(path, session.shape).layers for path in (session.optimised, session.path))
+        left = layer_table(session.optimised, session.shape).layers
+        own = layer_table(session.path, session.shape).layers if any(_is_filled(layer) for layer in left) else ()
     except EdgelabError:
         return {}
     pairs = zip((layer for layer in left if layer.macs), (layer for layer in own if layer.macs), strict=False)
-    filled = {layer.name: replace(as_is, name=layer.name) for layer, as_is in pairs if layer.name.endswith("_nchwc")}
+    filled = {layer.name: replace(as_is, name=layer.name) for layer, as_is in pairs if _is_filled(layer)}
     return {layer.name: layer for layer in left} | filled
+
+
+def _is_filled(layer: Layer) -> bool:
+    return layer.name.endswith("_nchwc")
 
 
 def _operators(session: _Profiled, call_ms: float) -> tuple[Operator, ...]:
