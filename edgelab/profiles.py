@@ -16,7 +16,9 @@ class Recipe:
 
     `peak_rate` is the highest learning rate; `weight_decay` spares biases and BatchNorm; `crop` is the number of pixels
     an image may be shifted by; `flip` allows left-right mirroring (off where it changes the meaning, as for digits).
-    An epoch looks at every training image once, or at so many `images` drawn anew for each.
+    An epoch looks at every training image once, or at so many `images` drawn anew for each. `ema` keeps an exponential
+    moving average of all weights beside them, each step's with the factor 1 - `ema`, and the average is what is
+    validated and kept (Polyak and Juditsky 1992; the factor as in Tarvainen and Valpola 2017, arXiv:1703.01780).
     """
 
     epochs: int
@@ -29,6 +31,7 @@ class Recipe:
     crop: int = 4
     flip: bool = True
     images: int | None = None
+    ema: float | None = None
 
     def steps(self, available: int) -> int:
         """How many batches an epoch has where there are so many training images, the last one perhaps smaller."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from edgelab.data import Dataset, Split
@@ -88,6 +89,7 @@ def _epoch(
     recipe: Recipe,
     optimizer: torch.optim.SGD,
     after_step: Callable[[float], None] | None,
+    averaged: AveragedModel | None,
     lesson: Lesson | None,
     epoch: int,
 ) -> float:
@@ -114,6 +116,8 @@ def _epoch(
         optimizer.step()
         if after_step:
             after_step(progress)
+        if averaged:
+            averaged.update_parameters(model)
         total += loss.item() * len(chosen)
     return total / len(order)
 
@@ -150,6 +154,13 @@ def _load_state(path: Path, model: nn.Module, recipe: Recipe, dataset: Dataset) 
     return state
 
 
+def _averaged(model: nn.Module, recipe: Recipe) -> AveragedModel | None:
+    """The moving average of the weights and of BatchNorm's statistics, where the recipe asks for one."""
+    if recipe.ema is None:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+
+
 def _padded(images: np.ndarray, margin: int) -> Tensor:
     """Images (n, h, w, 3) with `margin` mirrored pixels on every side, on the device."""
     margins = ((0, 0), (margin, margin), (margin, margin), (0, 0))
@@ -170,7 +181,8 @@ def train(
 
     Returns one row an epoch: epoch, loss, validation_accuracy, seconds. After each epoch the whole state is kept in
     `state_path`; the same call continues from there after an interruption and gives the same weights, since order and
-    augmentation depend on the seed and the epoch alone. The test images are never looked at.
+    augmentation depend on the seed and the epoch alone. The test images are never looked at. Where the recipe averages
+    weights, the rows have unaveraged_accuracy as well, that of the weights themselves on the validation images.
 
     `after_step` is called after every step with the progress of the training, 0..1. Epochs that end before
     `counts_from` of it cannot be the best: a network that is being pruned bit by bit is not yet what it is to become.
@@ -181,23 +193,30 @@ def train(
     optimizer = _optimizer(model, recipe)
     history: list[dict[str, float]] = []
     best = copy.deepcopy(model.state_dict())
+    averaged = _averaged(model, recipe)
     if state_path and (state := _load_state(state_path, model, recipe, dataset)):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         history, best = state["history"], state["best"]
+        if averaged:
+            averaged.load_state_dict(state["averaged"])
     padded = _padded(dataset.train.images, recipe.crop)
     bar = tqdm(range(len(history), recipe.epochs), "training", recipe.epochs, initial=len(history), unit="epoch")
     for epoch in bar:
         start = time.perf_counter()
-        loss = _epoch(model, padded, dataset.train, recipe, optimizer, after_step, lesson, epoch)
-        score = accuracy(model, dataset.validation)
+        loss = _epoch(model, padded, dataset.train, recipe, optimizer, after_step, averaged, lesson, epoch)
+        row = {"epoch": epoch + 1, "loss": loss}
+        if averaged:
+            row["unaveraged_accuracy"] = accuracy(model, dataset.validation)
+        candidate = averaged.module if averaged else model
+        score = accuracy(candidate, dataset.validation)
         if is_best(score, history, recipe, counts_from):
-            best = copy.deepcopy(model.state_dict())
-        seconds = time.perf_counter() - start
-        history.append({"epoch": epoch + 1, "loss": loss, "validation_accuracy": score, "seconds": seconds})
+            best = copy.deepcopy(candidate.state_dict())
+        history.append({**row, "validation_accuracy": score, "seconds": time.perf_counter() - start})
         bar.set_postfix(loss=f"{loss:.3f}", validation=f"{score:.1%}")
         if state_path:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history, "best": best}
+            state |= {"averaged": averaged.state_dict()} if averaged else {}
             _save_state(state_path, recipe, dataset, state)
     model.load_state_dict(best)
     model.to("cpu").eval()
