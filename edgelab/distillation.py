@@ -19,8 +19,16 @@ from edgelab.errors import EdgelabError
 from edgelab.pruning import check_finite
 from edgelab.zoo import Checkpoint
 
-STUDENTS = ("plain_cnn", "resnet8", "ds_cnn", "mobilenet_v3_small_25", "mobilenet_v3_small_50", "mobilenet_v2")
-"""Networks that can be taught: the course's own, MobileNetV3-Small at 0.25 and 0.5 of its width, and MobileNetV2."""
+STUDENTS = (
+    "plain_cnn",
+    "resnet8",
+    "ds_cnn",
+    "resnet20",
+    "mobilenet_v3_small_25",
+    "mobilenet_v3_small_50",
+    "mobilenet_v2",
+)
+"""Networks that can be taught: the course's own, ResNet-20, MobileNetV3-Small at two widths, and MobileNetV2."""
 PROBED = 64  # training images on which a teacher is tried before any work
 AVERAGES = ("logits", "probabilities", "kl")
 """How several teachers become one: their logits are averaged, or what softmax makes of them, or the divergences."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TECHNIQUE = re.compile(
-    r"baseline|longer_training|clustering|ptq(_[a-z0-9]+)+|qat(_[a-z0-9]+)+|(p|c|pc)qat(_[a-z0-9]+)*"
+    r"baseline|longer_training(_ema)?(_ptq_int8)?|clustering|ptq(_[a-z0-9]+)+|qat(_[a-z0-9]+)+|(p|c|pc)qat(_[a-z0-9]+)*"
     r"|(magnitude_pruning|structured_pruning|(ensemble_)?distillation|linear_head)(_[a-z0-9]+)*"
 )
 PATTERNS = {

@@ -33,6 +33,12 @@ class Recipe:
     images: int | None = None
     ema: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse an average that cannot be, before any work."""
+        number = isinstance(self.ema, int | float) and not isinstance(self.ema, bool)
+        if self.ema is not None and not (number and 0 <= self.ema < 1):
+            raise EdgelabError(f"expected ema, what a step leaves of the average, from 0 to below 1, got {self.ema!r}")
+
     def steps(self, available: int) -> int:
         """How many batches an epoch has where there are so many training images, the last one perhaps smaller."""
         return math.ceil(min(available, self.images or available) / self.batch)
@@ -50,6 +56,15 @@ def one_cycle(progress: float, warm_up: float = 0.2) -> float:
     if progress < warm_up:
         return progress / warm_up
     return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
+def check_unaveraged(recipe: Recipe) -> None:
+    """Raise EdgelabError where weights are averaged: masks, clusters and fake quantization do not survive that."""
+    if recipe.ema is not None:
+        raise EdgelabError(
+            f"ema {recipe.ema} averages weights, and what is pruned, clustered or quantized does not survive it: "
+            "leave it out of the recipe"
+        )
 
 
 def fitted(recipe: Recipe, images: int, seen: int, batch: int, flip: bool) -> Recipe:

@@ -144,8 +144,8 @@ def shown_in_chapter(root: Path) -> list[tuple[str, ...]]:
     """Every row of every result table among the outputs of the published chapter 01."""
     notebook = nbformat.read(root / "book" / "executed" / "01_baseline.ipynb", as_version=4)
     outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs if "data" in o]
-    gives = result_rows(outputs, ("model", "runtime", "accuracy, %", "bytes", "gzip"))
-    takes = result_rows(outputs, ("model", "runtime", "MACs", "energy"))
+    gives = result_rows(outputs, ("model", "runtime", "accuracy, %", "bytes", "gzip", "parameters", "not zero"))
+    takes = result_rows(outputs, ("model", "runtime", "MACs", "effective", "energy"))
     assert [row[:2] for row in gives] == [row[:2] for row in takes]
     rows = [given + taken[2:] for given, taken in zip(gives, takes, strict=True)]
     return [(model, PACKAGES.get(runtime, runtime), *numbers) for model, runtime, *numbers in rows]
@@ -162,7 +162,7 @@ def result_rows(outputs: list[nbformat.NotebookNode], header: tuple[str, ...]) -
 
 def expected_in_chapter(root: Path) -> list[tuple[str, ...]]:
     """As `plots.results` shows the ledger's rows: what was measured for none of them has no column."""
-    counts = ("bytes", "gzip_bytes", "macs")
+    counts = ("bytes", "gzip_bytes", "parameters", "nonzero", "macs", "effective_macs")
     ram, *costs = (
         name if any(row[name] for row in measured(root)) else "" for name in ("ram_bytes", "energy_uj", "latency_ms")
     )

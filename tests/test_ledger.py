@@ -120,7 +120,16 @@ def test_an_empty_ledger_still_has_its_types(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "technique",
-    ["baseline", "magnitude_pruning", "structured_pruning", "ptq_int8", "qat_4", "distillation", "pcqat"],
+    [
+        "baseline",
+        "magnitude_pruning",
+        "structured_pruning",
+        "ptq_int8",
+        "qat_4",
+        "distillation",
+        "pcqat",
+        "longer_training_ema_ptq_int8",
+    ],
 )
 def test_the_vocabulary_of_techniques(technique: str) -> None:
     assert record(technique=technique).technique == technique

@@ -163,7 +163,9 @@ def test_a_gap_without_a_reason_and_a_reason_without_a_gap_stop_the_book(publish
 def test_every_measured_technique_belongs_to_a_kind(published: pd.DataFrame) -> None:
     """But for controls, and designs of several steps."""
     shown = pages.comparable(published, overview.BASELINE)["technique"]
-    several = r"magnitude_pruning_0|longer_training|distillation_without_teacher|linear_head|(ptq|qat)_pruned_int8"
+    several = (
+        r"magnitude_pruning_0|longer_training(_ema)?|distillation_without_teacher|linear_head|(ptq|qat)_pruned_int8"
+    )
     several += r"|.*_ptq_int8|structured_pruning_\w+_qat_lsq_4bit"
     known = "|".join(f"({kind.pattern})" for kind in overview.KINDS)
     assert sorted({name for name in shown if not re.fullmatch(f"{known}|{several}", name)}) == []

@@ -169,15 +169,14 @@ def record(**changes: object) -> SimpleNamespace:
     values = {"model": "resnet8", "technique": "baseline", "runtime": "onnxruntime 1.2.3", "bytes": 312_769}
     values |= {"accuracy": 0.8372, "accuracy_low": 0.8298, "accuracy_high": 0.8443, "gzip_bytes": 288_000}
     values |= dict.fromkeys(("energy_uj", "ram_bytes", "latency_ms", "latency_on"))
-    return SimpleNamespace(
-        **(values | {"parameters": 77_946, "macs": 12_501_632, "relative_energy": 50.0065} | changes)
-    )
+    values |= {"parameters": 77_946, "nonzero": 40_123, "macs": 12_501_632, "effective_macs": 6_250_816}
+    return SimpleNamespace(**(values | {"relative_energy": 50.0065} | changes))
 
 
 def test_results_name_the_technique_only_where_there_are_several() -> None:
     shown = Outline(plots.results([record(), record(model="ds_cnn")], "Baselines").html)
     assert {"resnet8", "ds_cnn", "ONNX Runtime", "83.72 (82.98 to 84.43)"} <= set(shown.text)
-    assert {"312,769", "12,501,632", "50.01"} <= set(shown.text)
+    assert {"312,769", "77,946", "40,123", "12,501,632", "6,250,816", "50.01"} <= set(shown.text)
     assert "baseline" not in shown.text
     several = Outline(plots.results([record(), record(technique="ptq_int8", relative_energy=None)], "Two").html)
     assert {"baseline", "ptq_int8", "technique"} <= set(several.text)
@@ -185,8 +184,8 @@ def test_results_name_the_technique_only_where_there_are_several() -> None:
         plots.results([], "nothing")
 
 
-GIVES = ["model", "runtime", "accuracy, %", "bytes", "gzip"]
-TAKES = ["model", "runtime", "MACs", "energy"]
+GIVES = ["model", "runtime", "accuracy, %", "bytes", "gzip", "parameters", "not zero"]
+TAKES = ["model", "runtime", "MACs", "effective", "energy"]
 
 
 def heads(html: str) -> list[list[str]]:
@@ -200,8 +199,10 @@ def test_results_show_what_was_measured_and_name_its_units() -> None:
     bare = plots.results([record(), record()], "Baselines")
     assert heads(bare.html) == [GIVES, TAKES]
     assert bare.caption == (
-        "Baselines. Accuracy with 95 % interval; bytes on disk and after gzip. "
-        "What a run takes. Energy: million MACs times bytes per operand."
+        "Baselines. Accuracy with 95 % interval; bytes on disk and after gzip; "
+        "parameters of all layers and how many of them are not zero. "
+        "What a run takes. Effective: MACs with a weight that is not zero; "
+        "energy: million MACs times bytes per operand."
     )
     costs = {"ram_bytes": 55_984, "energy_uj": 190.123, "latency_ms": 0.54321, "latency_on": "LiteRT, 1 thread, a chip"}
     other = costs | {"latency_ms": 12.0, "latency_on": "ORT, 2 threads, a chip", "ram_bytes": None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -81,13 +82,22 @@ def test_an_epoch_may_look_at_fewer_images() -> None:
 
 
 def test_what_is_not_set_does_not_name_a_training() -> None:
-    """The names of the kept checkpoints are from before `images`."""
+    """The names of the kept checkpoints are from before `images` and `ema`."""
     usual = Recipe(epochs=1)
-    assert "images" not in usual.fields()
+    assert not usual.fields().keys() & {"images", "ema"}
     few = dataclasses.replace(usual, images=100)
     assert few.fields() == {**usual.fields(), "images": 100}
     assert zoo.key("resnet8", "digits", usual) != zoo.key("resnet8", "digits", few)
     assert Recipe(**usual.fields()) == usual and Recipe(**few.fields()) == few
+
+
+@pytest.mark.parametrize("ema", [1, -0.1, float("nan"), False, "0.9"])
+def test_an_average_that_cannot_be_is_refused(ema: object) -> None:
+    """Also where it comes from a file; 0 leaves nothing of what was before."""
+    line = f"expected ema, what a step leaves of the average, from 0 to below 1, got {ema!r}"
+    with pytest.raises(EdgelabError, match=f"^{re.escape(line)}$"):
+        Recipe(epochs=1, ema=ema)
+    assert Recipe(epochs=1, ema=0).fields()["ema"] == 0
 
 
 def test_ci_is_small_and_never_mirrors_digits() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -101,6 +102,37 @@ def test_best_epoch_by_validation_is_returned(tiny: Dataset, monkeypatch: pytest
     assert len(final.pop("losses")) == 3
     assert same(final, seen[1])
     assert not same(final, seen[2])
+
+
+def test_the_average_of_all_weights_is_validated_and_kept(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step's weights are taken as they are, then the average is worked out by hand: BatchNorm's as well."""
+    network, steps, validated, scores = models.build("resnet8", 2), [], [], iter([0.25, 0.5])
+    monkeypatch.setattr(train, "accuracy", lambda model, _: validated.append(models.to_arrays(model)) or next(scores))
+    recipe = replace(RECIPE, epochs=1, ema=0.7)
+    (row,) = train.train(network, tiny, recipe, after_step=lambda _: steps.append(models.to_arrays(network)))
+    assert len(steps) == 4
+    expected = steps[0]
+    for weights in steps[1:]:
+        expected = {name: 0.7 * average + 0.3 * weights[name] for name, average in expected.items()}
+    unaveraged, averaged = validated
+    assert same(unaveraged, steps[-1]) and same(averaged, models.to_arrays(network))
+    assert [name for name, array in expected.items() if not np.allclose(averaged[name], array, atol=1e-6)] == []
+    assert list(row) == ["epoch", "loss", "unaveraged_accuracy", "validation_accuracy", "seconds"]
+    assert (row["unaveraged_accuracy"], row["validation_accuracy"]) == (0.25, 0.5)
+
+
+def test_an_averaging_training_resumes(tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted within the second epoch, the better one: bit for bit the same; without the average the same steps."""
+    recipe, scores, epoch = replace(RECIPE, epochs=2, ema=0.7), itertools.count(), train._epoch
+    monkeypatch.setattr(train, "accuracy", lambda *_: float(next(scores)))
+    undisturbed = trained(tiny, recipe)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_epoch", lambda *given: epoch(*given) if given[-1] == 0 else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            trained(tiny, recipe, tmp_path / "state")
+        patch.setattr(train, "_epoch", lambda *given: epoch(*given) if given[-1] == 1 else 1 / 0)
+        assert same(trained(tiny, recipe, tmp_path / "state"), undisturbed)
+    assert np.array_equal(trained(tiny, replace(recipe, ema=None))["losses"], undisturbed["losses"])
 
 
 def test_loss_is_smoothed_cross_entropy(tiny: Dataset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 from collections.abc import Callable
@@ -33,6 +34,14 @@ def trained(
     network = models.build(name, len(dataset.class_names))
     history = train.train(network, dataset, recipe, state_path)
     return {**models.to_arrays(network), "losses": np.array([row["loss"] for row in history])}
+
+
+def small() -> keras.Model:
+    """Three layers with weights, BatchNorm one of them: quick to trace."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, 4)(image))
+    return keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
 
 
 def test_learns_digits_in_seconds(digits: Dataset) -> None:
@@ -111,6 +120,44 @@ def test_best_epoch_by_validation_is_returned(tiny: Dataset, monkeypatch: pytest
     assert len(final.pop("losses")) == 3
     assert same(final, seen[1])
     assert not same(final, seen[2])
+
+
+def test_the_average_of_all_weights_is_validated_and_kept(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step's weights are taken as they are, then the average is worked out by hand: BatchNorm's as well."""
+    network, steps, validated, scores = small(), [], [], iter([0.25, 0.5])
+    monkeypatch.setattr(train, "accuracy", lambda model, _: validated.append(model.get_weights()) or next(scores))
+    recipe = replace(RECIPE, epochs=1, ema=0.7)
+    (row,) = train.train(network, tiny, recipe, after_step=lambda _: steps.append(network.get_weights()))
+    assert len(steps) == 4 and len(steps[0]) == 8
+    expected = steps[0]
+    for arrays in steps[1:]:
+        expected = [0.7 * average + 0.3 * array for average, array in zip(expected, arrays, strict=True)]
+    unaveraged, averaged = (dict(enumerate(arrays)) for arrays in validated)
+    assert same(unaveraged, dict(enumerate(steps[-1]))) and same(averaged, dict(enumerate(network.get_weights())))
+    assert [i for i, array in enumerate(expected) if not np.allclose(averaged[i], array, atol=1e-6)] == []
+    assert list(row) == ["epoch", "loss", "unaveraged_accuracy", "validation_accuracy", "seconds"]
+    assert (row["unaveraged_accuracy"], row["validation_accuracy"]) == (0.25, 0.5)
+
+
+def test_an_averaging_training_resumes(tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted within the second epoch, the better one: bit for bit the same; without the average the same steps."""
+    recipe, scores, begin = replace(RECIPE, epochs=2, ema=0.7), itertools.count(), train._Training.on_epoch_begin
+    monkeypatch.setattr(train, "accuracy", lambda *_: float(next(scores)))
+
+    def run(recipe: Recipe, state_path: Path | None = None) -> tuple[dict[int, np.ndarray], list[float]]:
+        network = small()
+        history = train.train(network, tiny, recipe, state_path)
+        return dict(enumerate(network.get_weights())), [row["loss"] for row in history]
+
+    undisturbed, losses = run(recipe)
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Training, "on_epoch_begin", lambda own, i, _: begin(own, i) if i == 0 else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(recipe, tmp_path / "state")
+        patch.setattr(train._Training, "on_epoch_begin", lambda own, i, _: begin(own, i) if i == 1 else 1 / 0)
+        resumed, resumed_losses = run(recipe, tmp_path / "state")
+    assert same(resumed, undisturbed) and resumed_losses == losses
+    assert run(replace(recipe, ema=None))[1] == losses
 
 
 def test_one_step_is_pytorchs_step(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

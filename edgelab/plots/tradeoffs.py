@@ -112,7 +112,10 @@ def results(records: Sequence[Record], caption: str) -> Table:
             "accuracy, %": interval(vars(record)),
             "bytes": record.bytes,
             "gzip": record.gzip_bytes,
+            "parameters": record.parameters,
+            "not zero": record.nonzero,
             "MACs": record.macs,
+            "effective": record.effective_macs,
             "energy": None if record.relative_energy is None else round(record.relative_energy, 2),
             "RAM": record.ram_bytes,
             "uJ": _three_digits(record.energy_uj),
@@ -120,7 +123,11 @@ def results(records: Sequence[Record], caption: str) -> Table:
         }
         for record in records
     ]
-    frame = pd.DataFrame(rows).astype({"RAM": "Int64"}).dropna(axis="columns", how="all")
+    frame = (
+        pd.DataFrame(rows)
+        .astype(dict.fromkeys(("parameters", "not zero", "MACs", "effective", "RAM"), "Int64"))
+        .dropna(axis="columns", how="all")
+    )
     if frame["technique"].nunique() == 1:
         frame = frame.drop(columns="technique")
     costs = list(frame.columns).index("MACs")
@@ -139,6 +146,8 @@ def _units(frame: pd.DataFrame, records: Sequence[Record]) -> str:
     meanings = {
         "accuracy, %": "accuracy with 95 % interval",
         "gzip": "bytes on disk and after gzip",
+        "not zero": "parameters of all layers and how many of them are not zero",
+        "effective": "effective: MACs with a weight that is not zero",
         "energy": "energy: million MACs times bytes per operand",
         "RAM": "RAM: bytes of activations at their peak",
         "uJ": "uJ: estimated energy of an inference",

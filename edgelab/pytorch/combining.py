@@ -14,7 +14,7 @@ from edgelab.combining import Distilled, Preserving, check_preservable
 from edgelab.data import Dataset
 from edgelab.distillation import Lesson, check_teachers
 from edgelab.errors import EdgelabError
-from edgelab.profiles import Recipe
+from edgelab.profiles import Recipe, check_unaveraged
 from edgelab.pytorch import distillation, models, pruning, qat, train
 from edgelab.zoo import Checkpoint
 
@@ -53,6 +53,7 @@ def load_or_quantize(
     Raises EdgelabError, before any work, where there is nothing to keep, clusters are to be kept (TensorFlow only), or
     the teachers do not fit.
     """
+    check_unaveraged(recipe)
     network = pruning.restore(start)
     if isinstance(plan, Distilled):
         check_teachers(teachers, plan.lesson, dataset)

@@ -19,7 +19,7 @@ from torch.nn.utils import prune as masking
 from edgelab import zoo
 from edgelab.data import Dataset, Split
 from edgelab.errors import EdgelabError
-from edgelab.profiles import Recipe
+from edgelab.profiles import Recipe, check_unaveraged
 from edgelab.pruning import (
     LEVELS,
     RAMP,
@@ -168,6 +168,7 @@ def fine_tune(
     polynomial schedule; only epochs that end after it can be the best. Training resumes from `state_path`.
     Raises EdgelabError where `prune` does.
     """
+    check_unaveraged(recipe)
     check_request(prunable(model), targets or {})
     layers = _layers(model)
     for layer in layers.values():

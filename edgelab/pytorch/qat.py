@@ -31,7 +31,7 @@ from edgelab.artifact import Artifact, check_calibration, first_line, quiet
 from edgelab.data import Dataset
 from edgelab.errors import EdgelabError
 from edgelab.files import atomic_path
-from edgelab.profiles import Recipe
+from edgelab.profiles import Recipe, check_unaveraged
 from edgelab.pruning import check_finite
 from edgelab.pytorch import models, pruning, train
 from edgelab.pytorch._low_bit_file import Layer, with_integers
@@ -276,6 +276,7 @@ def fine_tune(
     large gradients could throw it out of reach for good. Training resumes from `state_path`.
     Raises EdgelabError where a weight is NaN or infinite.
     """
+    check_unaveraged(recipe)
     check_finite({name: array for name, array in models.to_arrays(model).items() if name.endswith(("weight", "bias"))})
     steps = [(part, part.step.item()) for part in model.modules() if isinstance(part, Quantizer)]
 

@@ -14,7 +14,7 @@ from edgelab.artifact import first_line, quiet
 from edgelab.combining import Clustering, Preserving, check_preservable, gentle
 from edgelab.data import Dataset
 from edgelab.errors import EdgelabError
-from edgelab.profiles import Recipe
+from edgelab.profiles import Recipe, check_unaveraged
 from edgelab.tensorflow import models, pruning, qat, train
 from edgelab.zoo import Checkpoint
 
@@ -75,6 +75,7 @@ def load_or_cluster(
 
     Raises EdgelabError where `cluster` does.
     """
+    check_unaveraged(recipe)
 
     def make(state_path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
         clustered = cluster(pruning.restore(start), plan)
@@ -118,6 +119,7 @@ def load_or_quantize(
     What it holds is a quantization-aware network like those of `edgelab.tensorflow.qat`: `restore` gives it back.
     Raises EdgelabError where `prepare` does.
     """
+    check_unaveraged(recipe)
 
     def make(state_path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
         model = pruning.restore(start)

@@ -132,8 +132,8 @@ def student(name: str, classes: int = 10, seed: int = 0) -> keras.Model:
     Those of Keras applications forget BatchNorm's statistics at the pace of the course's networks: at their own, 0.999,
     a short training would end before the statistics are there. Raises EdgelabError for an unknown name.
     """
-    check_student(name, (*models.MODELS, *APPLICATIONS))
-    if name in models.MODELS:
+    check_student(name, (*models.MODELS, *models.OTHERS, *APPLICATIONS))
+    if name not in APPLICATIONS:
         return models.build(name, classes, seed)
     model = APPLICATIONS[name](classes)
     for layer in model.layers:
@@ -190,7 +190,7 @@ def load_or_distill(
     With the plan `Alone` the teachers are not asked. Only training and validation images are looked at. Raises
     EdgelabError, before any work, where the teachers do not fit the plan or the data.
     """
-    check_student(name, (*models.MODELS, *APPLICATIONS))
+    check_student(name, (*models.MODELS, *models.OTHERS, *APPLICATIONS))
     known = asked(teachers, plan, dataset)
 
     def make(state_path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:

@@ -16,7 +16,7 @@ import tf_keras as keras
 from edgelab import zoo
 from edgelab.data import Dataset, Split
 from edgelab.errors import EdgelabError
-from edgelab.profiles import Recipe
+from edgelab.profiles import Recipe, check_unaveraged
 from edgelab.pruning import (
     LEVELS,
     RAMP,
@@ -36,6 +36,7 @@ from edgelab.pruning import (
 )
 from edgelab.pruning import scan as scan_layers
 from edgelab.tensorflow import channels, models, train
+from edgelab.tensorflow._flat import check_flat
 from edgelab.zoo import Checkpoint
 
 PRUNED = (keras.layers.Conv2D, keras.layers.Dense)
@@ -58,16 +59,10 @@ def _check_model(model: keras.Model) -> None:
         raise EdgelabError("the model is quantized already: prune the float model first, then quantize it")
     if "PruneLowMagnitude" in kinds:
         raise EdgelabError("the model has pruning wrappers already: take them off with strip_pruning first")
-    _check_flat(model)
+    check_flat(model)
     others = [layer for layer in model.layers if not (_is_pruned(layer) or isinstance(layer, SPARED))]
     check_spared((layer.name, type(layer).__name__, weight.shape) for layer in others for weight in layer.weights)
     check_finite(models.to_arrays(model))
-
-
-def _check_flat(model: keras.Model) -> None:
-    """Raise EdgelabError where a layer of `model` is a model itself: what stands in it would go unseen."""
-    if inner := next((layer for layer in model.layers if isinstance(layer, keras.Model)), None):
-        raise EdgelabError(f"model {inner.name!r} stands inside the model: apply its layers one by one instead")
 
 
 def _is_pruned(layer: keras.layers.Layer) -> bool:
@@ -169,6 +164,7 @@ def fine_tune(
     polynomial schedule; only epochs that end after it can be the best. Training resumes from `state_path`.
     Raises EdgelabError where `prune` does.
     """
+    check_unaveraged(recipe)
     check_request(prunable(model), targets or {})
     steps = recipe.epochs * recipe.steps(len(dataset.train))
     wrapped, remask = _wrapped(model, targets or {}, max(1, int(RAMP * steps)))

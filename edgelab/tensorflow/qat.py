@@ -15,10 +15,11 @@ from edgelab import artifact, zoo
 from edgelab.artifact import Artifact, first_line, quiet
 from edgelab.data import Dataset
 from edgelab.errors import EdgelabError
-from edgelab.profiles import Recipe
+from edgelab.profiles import Recipe, check_unaveraged
 from edgelab.pruning import check_finite
 from edgelab.qat import Int8, Plan
 from edgelab.tensorflow import models, pruning, train
+from edgelab.tensorflow._flat import check_flat
 from edgelab.weights import Arrays, check_fit
 from edgelab.zoo import Checkpoint
 
@@ -30,7 +31,7 @@ def check_model(model: keras.Model) -> None:
         raise EdgelabError(f"expected a tf_keras model to quantize, got {got}: start from the network")
     if any(type(layer).__name__.startswith("Quantize") for layer in model.layers):
         raise EdgelabError("the model is quantized already: start from the float model")
-    pruning._check_flat(model)
+    check_flat(model)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             _check_order(layer)
@@ -66,6 +67,7 @@ def fine_tune(
     model: keras.Model, dataset: Dataset, recipe: Recipe, state_path: Path | None = None
 ) -> list[dict[str, float]]:
     """Train a model of `prepare_int8` in place; the history, as `train.train` does. Resumes from `state_path`."""
+    check_unaveraged(recipe)
     return train.train(model, dataset, recipe, state_path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -123,10 +123,14 @@ def _taught(lesson: Lesson) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     return loss
 
 
+def _named(kinds: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+    """All arrays under the name of their kind and a number, so that they sort as they stand."""
+    return {f"{kind}/{i:04}": array for kind, values in kinds.items() for i, array in enumerate(values)}
+
+
 def _arrays(model: keras.Model) -> dict[str, np.ndarray]:
     """The weights and the optimizer's variables, under names that sort as they stand in the model."""
-    kinds = {"model": model.get_weights(), "optimizer": [v.numpy() for v in model.optimizer.variables]}
-    return {f"{kind}/{i:04}": array for kind, values in kinds.items() for i, array in enumerate(values)}
+    return _named({"model": model.get_weights(), "optimizer": [v.numpy() for v in model.optimizer.variables]})
 
 
 def _part(arrays: weights.Arrays, kind: str) -> list[np.ndarray]:
@@ -139,7 +143,7 @@ def _load_state(path: Path, model: keras.Model, about: dict) -> tuple[dict, list
         return None
     try:
         arrays, known = weights.load(path)
-        weights.check_fit(_arrays(model), {k: v for k, v in arrays.items() if not k.startswith("best/")})
+        weights.check_fit(_arrays(model), {k: v for k, v in arrays.items() if not k.startswith(("best/", "averaged/"))})
     except EdgelabError as problem:
         LOG.warning("%s; training starts afresh", problem)
         return None
@@ -149,21 +153,33 @@ def _load_state(path: Path, model: keras.Model, about: dict) -> tuple[dict, list
     return arrays, known["history"]
 
 
+def _averaged(average: list[np.ndarray], current: list[np.ndarray], ema: float) -> list[np.ndarray]:
+    """The moving average one step on: the weights themselves where there is none yet, as with torch's AveragedModel.
+
+    Keras' optimizers average only what is trained, not BatchNorm's statistics. Counts are taken over as they are.
+    """
+    pairs = zip(average or current, current, strict=True)
+    return [old + (1 - ema) * (new - old) if new.dtype.kind == "f" else new for old, new in pairs]
+
+
 class _Training(keras.callbacks.Callback):
-    """Sets the learning rate at each step; after each epoch keeps the best weights, the history and the state file."""
+    """Sets the learning rate at each step; after each epoch keeps the best weights, the history and the state file.
+
+    `kept` holds the "best" weights and, where the recipe asks for an average, the "averaged" ones: none at first.
+    """
 
     def __init__(
         self,
         dataset: Dataset,
         batches: _Batches,
         history: list,
-        best: list,
-        save: Callable[[list, list], None],
+        kept: dict[str, list[np.ndarray]],
+        save: Callable[[], None],
         after_step: Callable[[float], None] | None,
         counts_from: float,
     ) -> None:
         super().__init__()
-        self.dataset, self.batches, self.history, self.best, self.save = dataset, batches, history, best, save
+        self.dataset, self.batches, self.history, self.kept, self.save = dataset, batches, history, kept, save
         self.recipe, self.after_step, self.counts_from = batches.recipe, after_step, counts_from
         self.bar = tqdm(total=self.recipe.epochs, desc="training", initial=len(history), unit="epoch")
 
@@ -179,14 +195,26 @@ class _Training(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if self.after_step:
             self.after_step(self._progress(batch))
+        if self.recipe.ema is not None:
+            self.kept["averaged"] = _averaged(self.kept["averaged"], self.model.get_weights(), self.recipe.ema)
+
+    def _average_validated(self) -> float:
+        """Accuracy of the averaged weights on the validation images; training goes on from the others."""
+        current = self.model.get_weights()
+        self.model.set_weights(self.kept["averaged"])
+        score = accuracy(self.model, self.dataset.validation)
+        self.model.set_weights(current)
+        return score
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         score, loss = accuracy(self.model, self.dataset.validation), float((logs or {})["undecayed"])
+        row = {"epoch": epoch + 1, "loss": loss}
+        if averaged := self.kept["averaged"]:
+            row["unaveraged_accuracy"], score = score, self._average_validated()
         if is_best(score, self.history, self.recipe, self.counts_from):
-            self.best = self.model.get_weights()
-        seconds = time.perf_counter() - self.start
-        self.history.append({"epoch": epoch + 1, "loss": loss, "validation_accuracy": score, "seconds": seconds})
-        self.save(self.history, self.best)
+            self.kept["best"] = averaged or self.model.get_weights()
+        self.history.append({**row, "validation_accuracy": score, "seconds": time.perf_counter() - self.start})
+        self.save()
         self.bar.set_postfix(loss=f"{loss:.3f}", validation=f"{score:.1%}", refresh=False)
         self.bar.update()
 
@@ -208,7 +236,8 @@ def train(
 
     Returns one row an epoch: epoch, loss, validation_accuracy, seconds. After each epoch the whole state is kept in
     `state_path`; the same call continues from there after an interruption and gives the same weights, since order and
-    augmentation depend on the seed and the epoch alone. The test images are never looked at.
+    augmentation depend on the seed and the epoch alone. The test images are never looked at. Where the recipe averages
+    weights, the rows have unaveraged_accuracy as well, that of the weights themselves on the validation images.
 
     `after_step` is called after every step with the progress of the training, 0..1. Epochs that end before
     `counts_from` of it cannot be the best: a network that is being pruned bit by bit is not yet what it is to become.
@@ -217,23 +246,22 @@ def train(
     _compile(model, recipe, lesson)
     about = {"recipe": recipe.fields(), "data_fingerprint": dataset.fingerprint}
     history: list[dict[str, float]] = []
-    best = model.get_weights()
+    kept: dict[str, list[np.ndarray]] = {"best": model.get_weights(), "averaged": []}
     if state_path and (state := _load_state(state_path, model, about)):
         arrays, history = state
         model.set_weights(_part(arrays, "model"))
         for variable, array in zip(model.optimizer.variables, _part(arrays, "optimizer"), strict=True):
             variable.assign(array)
-        best = _part(arrays, "best")
+        kept = {kind: _part(arrays, kind) for kind in kept}
 
-    def save(history: list[dict[str, float]], best: list[np.ndarray]) -> None:
+    def save() -> None:
         if state_path:
-            kept = {f"best/{i:04}": array for i, array in enumerate(best)}
-            weights.save(state_path, {**_arrays(model), **kept}, {**about, "history": history})
+            weights.save(state_path, {**_arrays(model), **_named(kept)}, {**about, "history": history})
 
     batches = _Batches(dataset.train, model.output_shape[-1], recipe, lesson)
-    training = _Training(dataset, batches, history, best, save, after_step, counts_from)
+    training = _Training(dataset, batches, history, kept, save, after_step, counts_from)
     epochs = {"initial_epoch": len(history), "epochs": recipe.epochs}
     model.fit(batches.to_dataset(), **epochs, verbose=0, callbacks=[training])
     batches.padded = batches.padded[:0]  # TensorFlow keeps every generator as long as the process lives
-    model.set_weights(training.best)
+    model.set_weights(kept["best"])
     return history

@@ -35,6 +35,7 @@ Then open `http://localhost:8000/book/in_your_browser.html`.
 FAMILIES = {
     "baseline": "not compressed",
     "longer_training": "not compressed",
+    "longer_training_ema_ptq": "post-training quantization",
     "ptq": "post-training quantization",
     "qat": "quantization-aware training",
     "magnitude_pruning": "single weights pruned",
