@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgelab import seeds
 from edgelab.overview._rows import BASELINE, Row, Rows, Source, by_source, cited
+from edgelab.profiles import MODELS
 from edgelab.web.pages import FRAMEWORKS, NOTHING, comparable, family, html_table, interval, measured_files, raw_html
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ FRONTS = {
 }
 
 
+def _place(model: str) -> tuple[int, str]:
+    """Sorts the course's networks as it shows them, then the others by name."""
+    return (*MODELS, model).index(model), model
+
+
 def techniques(frame: pd.DataFrame | None) -> str:
     """Every technique on every network in both frameworks, as an HTML table for each network."""
     if frame is None:
@@ -31,7 +37,7 @@ def techniques(frame: pd.DataFrame | None) -> str:
     for source in sorted(known):
         first.setdefault(known[source]["number"], known[source])
     parts = []
-    for model in sorted({row["model"] for row in first.values()}):
+    for model in sorted({row["model"] for row in first.values()}, key=_place):
         own = [row for row in first.values() if row["model"] == model]
         own.sort(
             key=lambda row: (
@@ -119,7 +125,7 @@ def repeats(frame: pd.DataFrame | None) -> str:
         *("Bytes", "Gzipped", "MACs, M", "Energy, uJ"),
     )
     known, parts = by_source(frame), []
-    for model, own in found.groupby("model"):
+    for model, own in sorted(found.groupby("model"), key=lambda part: _place(part[0])):
         lines = [
             _repeated(row, known[Source(*(row[name] for name in Source._fields))]) for row in own.to_dict("records")
         ]
