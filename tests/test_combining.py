@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,3 +208,13 @@ def test_too_many_clusters_and_wrong_models_are_refused() -> None:
         keras_combining.cluster(small, Clustering(2))
     with pytest.raises(EdgelabError, match=r"^expected a tf_keras model"):
         keras_combining.cluster("model.tflite", Clustering(2))
+
+
+@pytest.mark.parametrize("track", ["pytorch", "tensorflow"])
+@pytest.mark.parametrize("function", ["pruning.fine_tune", "qat.fine_tune", "combining.load_or_quantize"])
+def test_what_masks_and_quantizes_refuses_to_average(track: str, function: str) -> None:
+    module, name = function.split(".")
+    work = getattr(importlib.import_module(f"edgelab.{track}.{module}"), name)
+    given = (None, None) if name == "load_or_quantize" else (None,)
+    with pytest.raises(EdgelabError, match=r"ema 0\.9 averages weights, and what is pruned, .* leave it out"):
+        work(*given, None, profiles.Recipe(epochs=1, ema=0.9))
