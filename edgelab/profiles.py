@@ -59,11 +59,11 @@ def one_cycle(progress: float, warm_up: float = 0.2) -> float:
 
 
 def check_unaveraged(recipe: Recipe) -> None:
-    """Raise EdgelabError where weights are averaged: masks, clusters and fake quantization do not survive that."""
+    """Raise EdgelabError where weights are averaged: masks, clusters and fake quantization would not survive that."""
     if recipe.ema is not None:
         raise EdgelabError(
-            f"ema {recipe.ema} averages weights, and what is pruned, clustered or quantized does not survive it: "
-            "leave it out of the recipe"
+            f"ema {recipe.ema}: weights are not averaged while a network is pruned, clustered or quantized: "
+            "leave ema out of the recipe"
         )
 
 
