@@ -125,7 +125,7 @@ def repeats(frame: pd.DataFrame | None) -> str:
         *("Bytes", "Gzipped", "MACs, M", "Energy, uJ"),
     )
     known, parts = by_source(frame), []
-    for model, own in sorted(found.groupby("model"), key=lambda part: _place(part[0])):
+    for model, own in sorted(found.groupby("model"), key=lambda part: _place(str(part[0]))):
         lines = [
             _repeated(row, known[Source(*(row[name] for name in Source._fields))]) for row in own.to_dict("records")
         ]
