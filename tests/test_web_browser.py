@@ -258,14 +258,14 @@ def test_the_chart_is_filtered_with_its_table(chart: Any):
     expected = [
         index
         for index, row in enumerate(DRAWN)
-        if not row["technique"].startswith("ptq") and row["framework"] == "tensorflow"
+        if pages.family(row["technique"]) != "post-training quantization" and row["framework"] == "tensorflow"
     ]
     assert 0 < len(expected) < len(DRAWN)
     assert drawn(chart) == expected
     assert chart.locator("#edgelab-chart-table tbody tr:visible").count() == len(expected)
     chart.get_by_role("checkbox", name="PyTorch").check()
     chart.get_by_role("checkbox", name="only files within 3 points").check()
-    best = max(row["accuracy"] for row in DRAWN if not row["technique"].startswith("ptq"))
+    best = max(row["accuracy"] for row in DRAWN if pages.family(row["technique"]) != "post-training quantization")
     assert all(DRAWN[index]["accuracy"] >= best - 0.03 for index in drawn(chart))
     for box in chart.locator("fieldset >> nth=0").locator("input").all():
         box.uncheck()
