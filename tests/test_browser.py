@@ -15,6 +15,10 @@ CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 DEVICES = {"phone": (390, 844, "light"), "tablet": (820, 1100, "dark"), "desktop": (1280, 900, "light")}
 LAUNCH = "[...document.querySelectorAll('.bd-header-article a, .article-header-buttons a')].map(a => a.href)"
 # Images must have loaded and say what they show; a figure of the course has its numbers in a table below.
+# The tables that `plots.results` makes: what a file gives and weighs, and what a run of it takes.
+CUT_OFF = """[...document.querySelectorAll('.cell_output table')]
+    .filter(t => ['not zero', 'ms'].includes([...t.querySelectorAll('thead th')].at(-1)?.innerText))
+    .filter(t => t.scrollWidth > t.clientWidth + 1).length"""
 BROKEN_IMAGES = """async () => {
   const found = [];
   for (const image of document.images) {
@@ -57,6 +61,8 @@ def problems_of_page(page: Any, heard: list[str], url: str) -> list[str]:
         page.wait_for_timeout(100)  # what scripts ask for after the page has loaded or changed its size
         if page.evaluate("document.documentElement.scrollWidth > window.innerWidth"):
             found.append(f"{device}: wider than the window")
+    if cut := page.evaluate(CUT_OFF):
+        found.append(f"{device}: {cut} result tables do not fit the page")
     unset = page.evaluate(
         "[...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container svg')).length"
     )
@@ -123,7 +129,8 @@ def test_the_checks_see_what_is_wrong(browser: Any, pages: Path, address: str):
     broken.write_text(
         "<script>undefinedName()</script><img src='no.png'><div style='width:3000px'>x</div>"
         "<script src='https://example.org/x.js'></script><span class='math'>a</span>"
-        "<div class='cell_output'><figure>bare</figure></div>"
+        "<div class='cell_output'><figure>bare</figure><table style='display:block;width:9px;overflow:auto'>"
+        "<thead><tr><th>model<th>ms</table></div>"
     )
     page = browser.new_page()
     page.route("https://example.org/**", lambda route: route.abort())
@@ -136,6 +143,7 @@ def test_the_checks_see_what_is_wrong(browser: Any, pages: Path, address: str):
         "not loaded",
         "no alternative text",
         "without its table: bare",
+        "1 result tables do not fit the page",
     ):
         assert expected in text
     assert all(f"{device}: wider than the window" in text for device in DEVICES)
