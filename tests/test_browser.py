@@ -14,11 +14,11 @@ CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 # A page is loaded for the first and then turned into the others.
 DEVICES = {"phone": (390, 844, "light"), "tablet": (820, 1100, "dark"), "desktop": (1280, 900, "light")}
 LAUNCH = "[...document.querySelectorAll('.bd-header-article a, .article-header-buttons a')].map(a => a.href)"
-# Images must have loaded and say what they show; a figure of the course has its numbers in a table below.
 # The tables that `plots.results` makes: what a file gives and weighs, and what a run of it takes.
 CUT_OFF = """[...document.querySelectorAll('.cell_output table')]
     .filter(t => ['not zero', 'ms'].includes([...t.querySelectorAll('thead th')].at(-1)?.innerText))
     .filter(t => t.scrollWidth > t.clientWidth + 1).length"""
+# Images must have loaded and say what they show; a figure of the course has its numbers in a table below.
 BROKEN_IMAGES = """async () => {
   const found = [];
   for (const image of document.images) {

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 BASELINE, PRUNING, PTQ = "01_baseline", "02_pruning", "03_post_training_quantization"
 QAT, DISTILLATION, COMBINING = "04_quantization_aware_training", "05_distillation", "07_combining"
 ENERGY, SLOWER = "06_mac_energy", "12_slower"
-OWN_DATA, IMAGENET, BUDGET, SWEEP = "10_own_data", "13_imagenet", "14_device_budget", "15_sweep"
+OWN_DATA, IMAGENET, BUDGET = "10_own_data", "13_imagenet", "14_device_budget"
 SEEDS, CLUSTERING, LARGE = "16_seeds", "17_clustering", "18_large_then_cut"
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
